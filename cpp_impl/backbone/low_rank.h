@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+// The one operator behind every method (docs/methods.md):
+//
+//     y = W0 x + b0 + s * Up( G * Down(x) )        Down = all skills' A stacked, Up = all skills' B side by side
+//
+// Methods differ only in how they fill `LowRank`.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <vector>
+
+namespace polyad {
+
+/// How a gate acts on u = Down(x) in R^R.
+enum class Gate {
+    none,      ///< G = 1
+    diagonal,  ///< gate [*, W] with W dividing R: weight w covers ranks [w R/W, (w+1) R/W)
+    full,      ///< gate [*, R1 * R2]: v_j = sum_i gate[i R2 + j] u_i  (MoR1E flex; R1 = ranks of a, R2 of b)
+};
+
+/// A low-rank update of one site for one batch. Tensors may carry autograd history.
+struct LowRank {
+    at::Tensor a;  ///< [G, R, d_in]: G groups (1 = every row the same)
+    at::Tensor b;  ///< [G, d_out, R]
+    /// Group of each row; -1 = no update for that row. Empty: every row uses group 0.
+    std::vector<int32_t> group_of_row;
+    Gate gate_kind = Gate::none;
+    at::Tensor gate;  ///< [rows, W] (one per row) or [N, W] (one per token); which one follows from `gate_per_token`
+    bool gate_per_token = false;
+    double scale = 1.0;
+    at::Tensor input;  ///< read instead of x when defined (dropout), [N, d_in]
+};
+
+/// Row boundaries of the batch an operator runs on, [rows + 1].
+using RowBegin = std::vector<int32_t>;
+
+/// x W^T + bias + the updates. `weight` [d_out, d_in] is frozen and gets no gradient; x, a, b, gate and input do.
+/// One autograd node that saves x, u and the small factors only. x: [N, d_in]; result: [N, d_out] in x's dtype.
+at::Tensor adapted_linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
+                          const RowBegin& rows, const std::vector<LowRank>& updates);
+
+}  // namespace polyad

@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "base/log.h"
+
+#include <memory>
+#include <mutex>
+
+namespace polyad {
+namespace {
+
+std::mutex sink_mutex;
+std::shared_ptr<const LogSink> current_sink;
+
+}  // namespace
+
+void set_log_sink(LogSink sink) {
+    auto next = sink ? std::make_shared<const LogSink>(std::move(sink)) : nullptr;
+    std::lock_guard lock(sink_mutex);
+    current_sink = std::move(next);
+}
+
+void log(LogLevel level, std::string_view message) {
+    std::shared_ptr<const LogSink> sink;
+    {
+        std::lock_guard lock(sink_mutex);
+        sink = current_sink;
+    }
+    if (sink) (*sink)(level, message);
+}
+
+}  // namespace polyad

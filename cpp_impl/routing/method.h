@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+// A method = its parameters + the way it fills the mixture. One file per method, one row in the table of
+// method_table.cpp; the trainer, the engine and the C API never name a method.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "backbone/adaptation.h"
+#include "backbone/batch.h"
+#include "base/config.h"
+#include "base/random.h"
+#include "skills/parameter.h"
+
+namespace polyad {
+
+enum class Mode { train, eval };
+
+/// What a router may see of one batch.
+struct RouteInput {
+    RowBegin row_begin;                 ///< [rows + 1]
+    std::vector<int32_t> prompt_length; ///< [rows]; routers that read tokens read only these
+    std::vector<int32_t> task_ids;      ///< [rows] index into the task table; -1 = none given
+    /// Explicit skill weights per row (empty = let the router decide), each of Method::skill_count() entries.
+    std::vector<std::vector<float>> weights;
+    Mode mode = Mode::eval;
+    Generator* noise = nullptr;         ///< required in train mode by methods that sample
+    /// Recorded noise instead of drawing (golden vectors): per site path, then per name ("u", "dropout_mask").
+    const std::map<std::string, std::map<std::string, at::Tensor>>* recorded = nullptr;
+    /// When set, every site's mixture is written here: [site path][name] ("gate", "weights", "probs", ...).
+    std::map<std::string, std::map<std::string, at::Tensor>>* trace = nullptr;
+
+    int rows() const { return row_begin.empty() ? 0 : static_cast<int>(row_begin.size()) - 1; }
+};
+
+/// One task's update of a site as one plain low-rank pair: y += (x a^T) b^T, scale already inside b.
+struct CollapsedSite {
+    at::Tensor a;  ///< [R, d_in]
+    at::Tensor b;  ///< [d_out, R]
+};
+
+class Method {
+  public:
+    virtual ~Method() = default;
+    virtual std::vector<Parameter>& parameters() = 0;
+    /// Adapters for one batch. Refuses a task id outside the table with Code::unknown_task, before computing.
+    virtual std::unique_ptr<Adaptation> adapt(const RouteInput& input) = 0;
+    /// Number of entries an explicit weight vector has.
+    virtual int skill_count() const = 0;
+    virtual bool needs_task() const = 0;
+    /// Loss terms of the last adapt() beyond cross-entropy (balance, task sparsity); undefined when none.
+    virtual at::Tensor auxiliary_loss(Adaptation&) { return {}; }
+    /// Eval-mode update of `task` at `site`, when the method has an exact one (methods.md 17); else nullopt.
+    virtual std::optional<CollapsedSite> collapse(const Site& site, int task) = 0;
+    /// Adds a row to the task table. `start`: "fresh" (as initialised) or "uniform" (the uniform mix).
+    virtual void add_task(const std::string& start, Generator& noise) = 0;
+    /// Eval-mode skill weights of `task`, averaged over sites and splits: [skill_count()]. For reports.
+    virtual std::vector<float> task_weights(int task) = 0;
+    /// Complete configuration with every default filled in; make_method(config()) gives the same method.
+    virtual Json config() const = 0;
+};
+
+/// What a method is built on.
+struct MethodContext {
+    std::vector<Site> sites;  ///< the adapted sites only
+    int tasks = 0;
+    uint64_t seed = 0;
+};
+
+/// `config` is the user's JSON: {"method": "cpoly", "rank": 8, ...}. Code::invalid_config names what is wrong.
+std::unique_ptr<Method> make_method(const Json& config, const MethodContext& context);
+/// Names for --help and errors.
+std::vector<std::string> method_names();
+
+/// Sites chosen as PEFT users do: names matching a last path part, or one regular expression on the whole path
+/// (when a single string that is not a plain name). Code::invalid_config lists the names that exist.
+std::vector<Site> select_sites(const std::vector<Site>& all, const Json& config);
+
+}  // namespace polyad

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+// Skills + router + task table + the method's config: what is trained, saved and attached to a backbone.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "backbone/backbone.h"
+#include "base/config.h"
+#include "data/dataset.h"
+#include "data/prompt.h"
+#include "routing/method.h"
+
+namespace polyad {
+
+/// What a bundle keeps of a task.
+struct TaskEntry {
+    std::string name, category, instruction;
+    std::vector<std::string> labels;
+
+    static TaskEntry from(const Task& task);
+    Task to_task() const;  ///< without examples: enough for PromptEncoder
+};
+
+class Skillset {
+  public:
+    /// Fresh skills for the dataset's tasks. `config` = method config (routing/method.h) plus "target_modules",
+    /// "seed" and "prompt" (data/prompt.h).
+    static std::shared_ptr<Skillset> create(std::shared_ptr<const Backbone> backbone, const std::vector<Task>& tasks,
+                                            const Json& config);
+    /// Refuses a bundle made for another backbone (Code::backbone_mismatch, both names in the message).
+    static std::shared_ptr<Skillset> load(std::shared_ptr<const Backbone> backbone, const std::filesystem::path& path);
+    static std::shared_ptr<Skillset> load(std::shared_ptr<const Backbone> backbone, const Bytes& bundle);
+    void save(const std::filesystem::path& path) const;
+    std::string save_to_memory() const;
+
+    const std::shared_ptr<const Backbone>& backbone() const { return backbone_; }
+    Method& method() const { return *method_; }
+    const std::vector<TaskEntry>& tasks() const { return tasks_; }
+    const std::vector<Site>& sites() const { return sites_; }  ///< the adapted ones
+    const PromptEncoder& prompts() const { return *prompts_; }
+    /// Index of a task; Code::unknown_task lists the nearest names.
+    int task_index(std::string_view name) const;
+    /// Few-shot: adds a task (methods.md 8.6, 9); `start` = "fresh" | "uniform". Returns its index.
+    int add_task(const Task& task, const std::string& start, uint64_t seed);
+    /// Everything create() was given, defaults filled in.
+    Json config() const;
+    /// Free key-value metadata kept in the bundle ("training", "licence", ...); unknown keys of a loaded bundle stay.
+    Json& metadata() { return metadata_; }
+
+  private:
+    Skillset() = default;
+    std::shared_ptr<const Backbone> backbone_;
+    std::unique_ptr<Method> method_;
+    std::vector<TaskEntry> tasks_;
+    std::vector<Site> sites_;
+    std::unique_ptr<PromptEncoder> prompts_;
+    Json metadata_ = Json::object();
+    Json extra_ = Json::object();  ///< unknown top-level keys of the bundle, kept as they were
+};
+
+}  // namespace polyad
