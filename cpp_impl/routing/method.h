@@ -49,6 +49,8 @@ class Method {
   public:
     virtual ~Method() = default;
     virtual std::vector<Parameter>& parameters() = 0;
+    /// To be called after parameter values were changed in place: drops whatever was derived from them.
+    virtual void parameters_changed() {}
     /// Adapters for one batch. Refuses a task id outside the table with Code::unknown_task, before computing.
     virtual std::unique_ptr<Adaptation> adapt(const RouteInput& input) = 0;
     /// Number of entries an explicit weight vector has.

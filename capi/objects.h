@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+// The C++ objects behind the handles of polyad.h.
+#pragma once
+
+#include <atomic>
+#include <memory>
+
+#include "backbone/backbone.h"
+#include "base/compute_thread.h"
+#include "boundary.h"
+#include "data/dataset.h"
+#include "routing/skillset.h"
+
+namespace polyad::capi {
+
+struct ContextObject {
+    int threads = 0;
+    /// Work of objects that have no thread of their own: opening, logits.
+    std::unique_ptr<ComputeThread> compute;
+};
+
+struct BackboneObject {
+    std::shared_ptr<ContextObject> context;
+    std::shared_ptr<const Backbone> backbone;
+};
+
+struct DatasetObject {
+    std::shared_ptr<ContextObject> context;
+    Dataset dataset;
+};
+
+struct SkillsetObject {
+    std::shared_ptr<BackboneObject> backbone;
+    std::shared_ptr<Skillset> skillset;
+    /// Held while a call changes the skills or reads all of them: a step, a save, a publish.
+    std::atomic<bool> busy{false};
+};
+
+POLYAD_HANDLE(polyad_context, context, ContextObject);
+POLYAD_HANDLE(polyad_backbone, backbone, BackboneObject);
+POLYAD_HANDLE(polyad_dataset, dataset, DatasetObject);
+POLYAD_HANDLE(polyad_skillset, skillset, SkillsetObject);
+
+/// retain and release are the same for every handle type.
+template <class Handle>
+Handle* retain(Handle* handle) {
+    return retain_handle(HandleTraits<Handle>::kind, handle) ? handle : nullptr;
+}
+
+template <class Handle>
+void release(Handle* handle) {
+    release_handle(HandleTraits<Handle>::kind, handle);
+}
+
+}  // namespace polyad::capi

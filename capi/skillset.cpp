@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
+
+#include "io/bundle.h"
+#include "objects.h"
+#include "routing/flat_parameters.h"
+
+using namespace polyad;
+using namespace polyad::capi;
+
+namespace {
+
+template <class Make>
+polyad_skillset* make_skillset(polyad_backbone* backbone, Make make) {
+    auto parent = get(backbone);
+    auto object = std::make_shared<SkillsetObject>();
+    object->backbone = parent;
+    parent->context->compute->run([&] { object->skillset = make(parent->backbone); });
+    return wrap<polyad_skillset>(std::move(object));
+}
+
+}  // namespace
+
+polyad_status* polyad_skillset_create(polyad_backbone* backbone, const polyad_dataset* dataset, const char* config_json,
+                                      polyad_skillset** skillset) {
+    return guarded([&] {
+        clear_out(skillset, "skillset");
+        const auto data = get(dataset);
+        const Json config = options_json(config_json, "config");
+        *skillset = make_skillset(backbone, [&](const auto& model) { return Skillset::create(model, data->dataset.tasks(), config); });
+    });
+}
+
+polyad_status* polyad_skillset_load(polyad_backbone* backbone, const char* path, polyad_skillset** skillset) {
+    return guarded([&] {
+        clear_out(skillset, "skillset");
+        const std::filesystem::path file = required_string(path, "path");
+        *skillset = make_skillset(backbone, [&](const auto& model) { return Skillset::load(model, file); });
+    });
+}
+
+polyad_status* polyad_skillset_load_memory(polyad_backbone* backbone, const void* data, size_t size, polyad_skillset** skillset) {
+    return guarded([&] {
+        clear_out(skillset, "skillset");
+        const Bytes bytes = Bytes::copy_of(byte_view(data, size, "data"), "memory");
+        *skillset = make_skillset(backbone, [&](const auto& model) { return Skillset::load(model, bytes); });
+    });
+}
+
+polyad_skillset* polyad_skillset_retain(polyad_skillset* skillset) { return retain(skillset); }
+void polyad_skillset_release(polyad_skillset* skillset) { release(skillset); }
+
+polyad_status* polyad_skillset_save(const polyad_skillset* skillset, const char* path) {
+    return guarded([&] {
+        const auto object = get(skillset);
+        const std::string file = required_string(path, "path");
+        const Exclusive hold(object->busy, "skillset");
+        object->skillset->save(file);
+    });
+}
+
+polyad_status* polyad_skillset_save_memory(const polyad_skillset* skillset, polyad_text** bytes) {
+    return guarded([&] {
+        clear_out(bytes, "bytes");
+        const auto object = get(skillset);
+        const Exclusive hold(object->busy, "skillset");
+        *bytes = make_text(object->skillset->save_to_memory());
+    });
+}
+
+polyad_status* polyad_skillset_info(const polyad_skillset* skillset, polyad_text** json) {
+    return guarded([&] {
+        clear_out(json, "json");
+        const auto object = get(skillset);
+        const Exclusive hold(object->busy, "skillset");
+        *json = make_text(describe(*object->skillset));
+    });
+}
+
+polyad_status* polyad_skillset_add_task(polyad_skillset* skillset, const polyad_dataset* dataset, const char* task, const char* start) {
+    return guarded([&] {
+        const auto object = get(skillset);
+        const auto data = get(dataset);
+        const std::string name = required_string(task, "task");
+        const int index = data->dataset.find(name);
+        if (index < 0) fail(Code::unknown_task, "the dataset has no task '", name, "'");
+        const Exclusive hold(object->busy, "skillset");
+        const uint64_t seed = object->skillset->tasks().size();
+        object->skillset->add_task(data->dataset.tasks()[index], start ? required_string(start, "start") : "fresh", seed);
+    });
+}
+
+polyad_status* polyad_skillset_task_weights(const polyad_skillset* skillset, const char* task, float* weights, size_t capacity,
+                                            size_t* count) {
+    return guarded([&] {
+        clear_out(count, "count");
+        const auto object = get(skillset);
+        if (!weights && capacity) fail(Code::invalid_argument, "'weights' is NULL but capacity is ", capacity);
+        const std::string name = required_string(task, "task");
+        const Exclusive hold(object->busy, "skillset");
+        const std::vector<float> all = object->skillset->method().task_weights(object->skillset->task_index(name));
+        std::copy_n(all.begin(), std::min(capacity, all.size()), weights);
+        *count = all.size();
+    });
+}
+
+polyad_status* polyad_skillset_set_metadata(polyad_skillset* skillset, const char* key, const char* value_json) {
+    return guarded([&] {
+        const auto object = get(skillset);
+        const std::string name = required_string(key, "key");
+        Json value = parse_json(required_string(value_json, "value"), "value");
+        const Exclusive hold(object->busy, "skillset");
+        object->skillset->metadata()[name] = std::move(value);
+    });
+}
+
+polyad_status* polyad_skillset_parameter_count(const polyad_skillset* skillset, size_t* count) {
+    return guarded([&] {
+        clear_out(count, "count");
+        *count = static_cast<size_t>(flat_parameter_count(*get(skillset)->skillset));
+    });
+}
+
+polyad_status* polyad_skillset_get_parameters(const polyad_skillset* skillset, float* values, size_t capacity) {
+    return guarded([&] {
+        const auto object = get(skillset);
+        if (!values) fail(Code::invalid_argument, "'values' is NULL");
+        const Exclusive hold(object->busy, "skillset");
+        get_flat_parameters(*object->skillset, {values, capacity});
+    });
+}
+
+polyad_status* polyad_skillset_set_parameters(polyad_skillset* skillset, const float* values, size_t count) {
+    return guarded([&] {
+        const auto object = get(skillset);
+        if (!values) fail(Code::invalid_argument, "'values' is NULL");
+        const Exclusive hold(object->busy, "skillset");
+        set_flat_parameters(*object->skillset, {values, count});
+    });
+}
+
+polyad_status* polyad_bundle_inspect(polyad_context* context, const char* path, polyad_text** json) {
+    return guarded([&] {
+        clear_out(json, "json");
+        get(context);
+        *json = make_text(describe(decode_bundle(Bytes::map_file(required_string(path, "path")))));
+    });
+}

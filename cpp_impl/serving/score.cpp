@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "serving/score.h"
+
+#include <c10/core/InferenceMode.h>
+
+#include "base/error.h"
+
+namespace polyad {
+
+std::vector<float> last_logits(const Backbone& backbone, const Skillset* skillset, int task,
+                               const std::vector<int32_t>& tokens) {
+    const c10::InferenceMode no_gradients;
+    const int size = static_cast<int>(tokens.size());
+    if (size == 0) fail(Code::invalid_argument, "at least one token id is needed");
+    if (size > backbone.info().context)
+        fail(Code::context_overflow, size, " tokens, but the backbone holds ", backbone.info().context);
+    Batch batch;
+    batch.tokens = tokens;
+    batch.row_begin = {0, size};
+    batch.prompt_length = {size};
+    std::unique_ptr<Adaptation> adaptation;
+    if (skillset) {
+        RouteInput route;
+        route.row_begin = batch.row_begin;
+        route.prompt_length = batch.prompt_length;
+        route.task_ids = {task};
+        adaptation = skillset->method().adapt(route);
+    }
+    ForwardOptions options;
+    options.adaptation = adaptation.get();
+    const at::Tensor logits = backbone.logits(backbone.hidden(batch, options).narrow(0, size - 1, 1));
+    const float* data = logits.const_data_ptr<float>();
+    return {data, data + logits.numel()};
+}
+
+}  // namespace polyad
