@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <optional>
 
 #include "objects.h"
 #include "serving/score.h"
@@ -126,6 +127,8 @@ polyad_status* polyad_backbone_logits(const polyad_backbone* backbone, const pol
             fail(Code::invalid_argument, "capacity is ", capacity, ", the vocabulary has ", vocab);
         if (skills && skills->skillset->backbone() != object->backbone)
             fail(Code::backbone_mismatch, "the skillset belongs to another backbone handle");
+        std::optional<Shared> hold;
+        if (skills) hold.emplace(skills->use, "skillset");
         const int index = skills && task ? skills->skillset->task_index(task) : -1;
         object->context->compute->run([&] {
             const std::vector<float> out = last_logits(*object->backbone, skills ? skills->skillset.get() : nullptr, index,

@@ -77,19 +77,40 @@ void write_struct(Struct* to, Struct value, const char* name) {
     std::memcpy(static_cast<void*>(to), &value, size);
 }
 
-/// One caller at a time on a non-const handle: the second one gets WRONG_STATE instead of a data race.
+/// Who is inside a handle's object now: -1 = one writer, n > 0 = n readers. A clash is WRONG_STATE, not a data race.
+using Occupancy = std::atomic<int>;
+
+/// One caller at a time on a non-const handle.
 class Exclusive {
   public:
-    Exclusive(std::atomic<bool>& busy, const char* what) : busy_(busy) {
-        if (busy_.exchange(true))
-            fail(Code::wrong_state, "this ", what, " is in use by another call at this moment; only cancel may run beside it");
+    Exclusive(Occupancy& use, const char* what) : use_(use) {
+        int idle = 0;
+        if (!use_.compare_exchange_strong(idle, -1))
+            fail(Code::wrong_state, "this ", what, " is in use by another call at this moment");
     }
-    ~Exclusive() { busy_ = false; }
+    ~Exclusive() { use_ = 0; }
     Exclusive(const Exclusive&) = delete;
     Exclusive& operator=(const Exclusive&) = delete;
 
   private:
-    std::atomic<bool>& busy_;
+    Occupancy& use_;
+};
+
+/// Any number of callers on a const handle, as long as nobody writes.
+class Shared {
+  public:
+    Shared(Occupancy& use, const char* what) : use_(use) {
+        int now = use_.load();
+        do {
+            if (now < 0) fail(Code::wrong_state, "this ", what, " is being changed by another call at this moment");
+        } while (!use_.compare_exchange_weak(now, now + 1));
+    }
+    ~Shared() { --use_; }
+    Shared(const Shared&) = delete;
+    Shared& operator=(const Shared&) = delete;
+
+  private:
+    Occupancy& use_;
 };
 
 }  // namespace polyad::capi

@@ -32,8 +32,7 @@ struct DatasetObject {
 struct SkillsetObject {
     std::shared_ptr<BackboneObject> backbone;
     std::shared_ptr<Skillset> skillset;
-    /// Held while a call changes the skills or reads all of them: a step, a save, a publish.
-    std::atomic<bool> busy{false};
+    Occupancy use{0};
 };
 
 POLYAD_HANDLE(polyad_context, context, ContextObject);

@@ -54,7 +54,7 @@ polyad_status* polyad_skillset_save(const polyad_skillset* skillset, const char*
     return guarded([&] {
         const auto object = get(skillset);
         const std::string file = required_string(path, "path");
-        const Exclusive hold(object->busy, "skillset");
+        const Shared hold(object->use, "skillset");
         object->skillset->save(file);
     });
 }
@@ -63,7 +63,7 @@ polyad_status* polyad_skillset_save_memory(const polyad_skillset* skillset, poly
     return guarded([&] {
         clear_out(bytes, "bytes");
         const auto object = get(skillset);
-        const Exclusive hold(object->busy, "skillset");
+        const Shared hold(object->use, "skillset");
         *bytes = make_text(object->skillset->save_to_memory());
     });
 }
@@ -72,7 +72,7 @@ polyad_status* polyad_skillset_info(const polyad_skillset* skillset, polyad_text
     return guarded([&] {
         clear_out(json, "json");
         const auto object = get(skillset);
-        const Exclusive hold(object->busy, "skillset");
+        const Shared hold(object->use, "skillset");
         *json = make_text(describe(*object->skillset));
     });
 }
@@ -84,7 +84,7 @@ polyad_status* polyad_skillset_add_task(polyad_skillset* skillset, const polyad_
         const std::string name = required_string(task, "task");
         const int index = data->dataset.find(name);
         if (index < 0) fail(Code::unknown_task, "the dataset has no task '", name, "'");
-        const Exclusive hold(object->busy, "skillset");
+        const Exclusive hold(object->use, "skillset");
         const uint64_t seed = object->skillset->tasks().size();
         object->skillset->add_task(data->dataset.tasks()[index], start ? required_string(start, "start") : "fresh", seed);
     });
@@ -97,7 +97,7 @@ polyad_status* polyad_skillset_task_weights(const polyad_skillset* skillset, con
         const auto object = get(skillset);
         if (!weights && capacity) fail(Code::invalid_argument, "'weights' is NULL but capacity is ", capacity);
         const std::string name = required_string(task, "task");
-        const Exclusive hold(object->busy, "skillset");
+        const Shared hold(object->use, "skillset");
         const std::vector<float> all = object->skillset->method().task_weights(object->skillset->task_index(name));
         std::copy_n(all.begin(), std::min(capacity, all.size()), weights);
         *count = all.size();
@@ -109,7 +109,7 @@ polyad_status* polyad_skillset_set_metadata(polyad_skillset* skillset, const cha
         const auto object = get(skillset);
         const std::string name = required_string(key, "key");
         Json value = parse_json(required_string(value_json, "value"), "value");
-        const Exclusive hold(object->busy, "skillset");
+        const Exclusive hold(object->use, "skillset");
         object->skillset->metadata()[name] = std::move(value);
     });
 }
@@ -117,7 +117,9 @@ polyad_status* polyad_skillset_set_metadata(polyad_skillset* skillset, const cha
 polyad_status* polyad_skillset_parameter_count(const polyad_skillset* skillset, size_t* count) {
     return guarded([&] {
         clear_out(count, "count");
-        *count = static_cast<size_t>(flat_parameter_count(*get(skillset)->skillset));
+        const auto object = get(skillset);
+        const Shared hold(object->use, "skillset");
+        *count = static_cast<size_t>(flat_parameter_count(*object->skillset));
     });
 }
 
@@ -125,7 +127,7 @@ polyad_status* polyad_skillset_get_parameters(const polyad_skillset* skillset, f
     return guarded([&] {
         const auto object = get(skillset);
         if (!values) fail(Code::invalid_argument, "'values' is NULL");
-        const Exclusive hold(object->busy, "skillset");
+        const Shared hold(object->use, "skillset");
         get_flat_parameters(*object->skillset, {values, capacity});
     });
 }
@@ -134,7 +136,7 @@ polyad_status* polyad_skillset_set_parameters(polyad_skillset* skillset, const f
     return guarded([&] {
         const auto object = get(skillset);
         if (!values) fail(Code::invalid_argument, "'values' is NULL");
-        const Exclusive hold(object->busy, "skillset");
+        const Exclusive hold(object->use, "skillset");
         set_flat_parameters(*object->skillset, {values, count});
     });
 }
