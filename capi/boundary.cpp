@@ -35,14 +35,16 @@ POLYAD_SAME_CODE(POLYAD_INTERNAL, internal);
 
 // Prepared while there is memory; handed out when there is none. Never released for good.
 void* out_of_memory_ticket() {
-    static void* ticket = make_handle(Kind::status, std::make_shared<StatusObject>(StatusObject{
-                                                        POLYAD_OUT_OF_MEMORY, "out of memory", ""}));
+    static void* ticket =
+        make_handle(Kind::status,
+                    std::make_shared<StatusObject>(StatusObject{POLYAD_OUT_OF_MEMORY, "out of memory", ""}));
     return ticket;
 }
 [[maybe_unused]] const void* const prepared = out_of_memory_ticket();
 
 polyad_status* make_status(Code code, const char* message, const std::string& detail) {
-    return wrap<polyad_status>(std::make_shared<StatusObject>(StatusObject{static_cast<int32_t>(code), message, detail}));
+    return wrap<polyad_status>(
+        std::make_shared<StatusObject>(StatusObject{static_cast<int32_t>(code), message, detail}));
 }
 
 }  // namespace
@@ -78,7 +80,8 @@ Json options_json(const char* json, const char* name) {
     if (!json || !*json) return Json::object();
     const std::string source = required_string(json, name);
     Json value = parse_json(source, name);
-    if (!value.is_object()) fail(Code::invalid_config, name, " must be a JSON object, got ", value.type_name());
+    if (!value.is_object())
+        fail(Code::invalid_config, name, " must be a JSON object, got ", value.type_name());
     return value;
 }
 
@@ -117,9 +120,13 @@ const char* polyad_status_detail(const polyad_status* status) {
     return object ? object->detail.c_str() : "";
 }
 
-void polyad_status_release(polyad_status* status) { release_handle(Kind::status, status); }
+void polyad_status_release(polyad_status* status) {
+    release_handle(Kind::status, status);
+}
 
-const char* polyad_code_name(int32_t code) { return code_name(static_cast<Code>(code)); }
+const char* polyad_code_name(int32_t code) {
+    return code_name(static_cast<Code>(code));
+}
 
 const char* polyad_text_data(const polyad_text* text) {
     const auto object = std::static_pointer_cast<std::string>(find_handle(Kind::text, text));
@@ -131,7 +138,9 @@ size_t polyad_text_size(const polyad_text* text) {
     return object ? object->size() : 0;
 }
 
-void polyad_text_release(polyad_text* text) { release_handle(Kind::text, text); }
+void polyad_text_release(polyad_text* text) {
+    release_handle(Kind::text, text);
+}
 
 void polyad_log_set_sink(polyad_log_sink sink, void* user) {
     (void)guarded([&] {

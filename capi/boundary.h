@@ -60,7 +60,8 @@ Struct read_struct(const Struct* from, void (*init)(Struct*), const char* name) 
     init(&out);
     if (!from) return out;
     if (from->struct_size < sizeof(size_t))
-        fail(Code::invalid_argument, name, ".struct_size is ", from->struct_size, ": call its _init function first");
+        fail(Code::invalid_argument, name, ".struct_size is ", from->struct_size,
+             ": call its _init function first");
     const size_t size = std::min(from->struct_size, sizeof(Struct));
     std::memcpy(static_cast<void*>(&out), from, size);
     out.struct_size = size;
@@ -71,13 +72,15 @@ template <class Struct>
 void write_struct(Struct* to, Struct value, const char* name) {
     if (!to) return;
     if (to->struct_size < sizeof(size_t))
-        fail(Code::invalid_argument, name, ".struct_size is ", to->struct_size, ": call its _init function first");
+        fail(Code::invalid_argument, name, ".struct_size is ", to->struct_size,
+             ": call its _init function first");
     const size_t size = std::min(to->struct_size, sizeof(Struct));
     value.struct_size = to->struct_size;
     std::memcpy(static_cast<void*>(to), &value, size);
 }
 
-/// Who is inside a handle's object now: -1 = one writer, n > 0 = n readers. A clash is WRONG_STATE, not a data race.
+/// Who is inside a handle's object now: -1 = one writer, n > 0 = n readers. A clash is WRONG_STATE, not a
+/// data race.
 using Occupancy = std::atomic<int>;
 
 /// One caller at a time on a non-const handle.
@@ -102,7 +105,8 @@ class Shared {
     Shared(Occupancy& use, const char* what) : use_(use) {
         int now = use_.load();
         do {
-            if (now < 0) fail(Code::wrong_state, "this ", what, " is being changed by another call at this moment");
+            if (now < 0)
+                fail(Code::wrong_state, "this ", what, " is being changed by another call at this moment");
         } while (!use_.compare_exchange_weak(now, now + 1));
     }
     ~Shared() { --use_; }

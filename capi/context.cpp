@@ -25,10 +25,13 @@ const Json& build_info() {
 
 }  // namespace
 
-int32_t polyad_version(void) { return POLYAD_VERSION_NUMBER; }
+int32_t polyad_version(void) {
+    return POLYAD_VERSION_NUMBER;
+}
 
 const char* polyad_version_string(void) {
-    static const std::string version = text(POLYAD_VERSION_MAJOR, ".", POLYAD_VERSION_MINOR, ".", POLYAD_VERSION_PATCH);
+    static const std::string version =
+        text(POLYAD_VERSION_MAJOR, ".", POLYAD_VERSION_MINOR, ".", POLYAD_VERSION_PATCH);
     return version.c_str();
 }
 
@@ -70,7 +73,8 @@ polyad_status* polyad_context_create(const polyad_context_options* options, poly
         clear_out(context, "context");
         const auto o = read_struct(options, polyad_context_options_init, "polyad_context_options");
         if (o.threads < 0 || o.threads > max_threads)
-            fail(Code::invalid_argument, "threads is ", o.threads, ", allowed: 0 (automatic) to ", max_threads);
+            fail(Code::invalid_argument, "threads is ", o.threads, ", allowed: 0 (automatic) to ",
+                 max_threads);
         auto object = std::make_shared<ContextObject>();
         object->threads = o.threads;
         object->compute = std::make_unique<ComputeThread>(o.threads);
@@ -78,5 +82,9 @@ polyad_status* polyad_context_create(const polyad_context_options* options, poly
     });
 }
 
-polyad_context* polyad_context_retain(polyad_context* context) { return retain(context); }
-void polyad_context_release(polyad_context* context) { release(context); }
+polyad_context* polyad_context_retain(polyad_context* context) {
+    return retain(context);
+}
+void polyad_context_release(polyad_context* context) {
+    release(context);
+}

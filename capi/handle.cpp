@@ -8,11 +8,12 @@
 namespace polyad::capi {
 namespace {
 
-// A ticket is [0x70 | kind : 8][generation : 28][slot : 28]: never NULL, and outside the canonical address range, so that no
-// garbage collector takes it for a pointer into its heap.
+// A ticket is [0x70 | kind : 8][generation : 28][slot : 28]: never NULL, and outside the canonical address
+// range, so that no garbage collector takes it for a pointer into its heap.
 static_assert(sizeof(void*) == 8, "handles are 64-bit tickets");
 constexpr int slot_bits = 28, generation_bits = 28;
-constexpr uint64_t slot_mask = (uint64_t{1} << slot_bits) - 1, generation_mask = (uint64_t{1} << generation_bits) - 1;
+constexpr uint64_t slot_mask = (uint64_t{1} << slot_bits) - 1,
+                   generation_mask = (uint64_t{1} << generation_bits) - 1;
 
 struct Slot {
     std::shared_ptr<void> object;
@@ -45,16 +46,26 @@ Slot* locate(Table& t, Kind kind, const void* handle) {
 
 const char* kind_name(Kind kind) {
     switch (kind) {
-        case Kind::status: return "status";
-        case Kind::text: return "text";
-        case Kind::context: return "context";
-        case Kind::backbone: return "backbone";
-        case Kind::dataset: return "dataset";
-        case Kind::skillset: return "skillset";
-        case Kind::trainer: return "trainer";
-        case Kind::evaluator: return "evaluator";
-        case Kind::engine: return "engine";
-        case Kind::request: return "request";
+        case Kind::status:
+            return "status";
+        case Kind::text:
+            return "text";
+        case Kind::context:
+            return "context";
+        case Kind::backbone:
+            return "backbone";
+        case Kind::dataset:
+            return "dataset";
+        case Kind::skillset:
+            return "skillset";
+        case Kind::trainer:
+            return "trainer";
+        case Kind::evaluator:
+            return "evaluator";
+        case Kind::engine:
+            return "engine";
+        case Kind::request:
+            return "request";
     }
     return "unknown";
 }
@@ -74,7 +85,8 @@ void* make_handle(Kind kind, std::shared_ptr<void> object) {
     slot.object = std::move(object);
     slot.references = 1;
     slot.kind = kind;
-    const uint64_t ticket = (0x70u | static_cast<uint64_t>(kind)) << 56 | slot.generation << slot_bits | index;
+    const uint64_t ticket =
+        (0x70u | static_cast<uint64_t>(kind)) << 56 | slot.generation << slot_bits | index;
     return reinterpret_cast<void*>(static_cast<uintptr_t>(ticket));
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a handle is: not an address but a ticket (kind, generation, slot). A handle that was released, released twice, of
-// another kind, or made up is recognised and refused; it can never reach freed memory.
+// What a handle is: not an address but a ticket (kind, generation, slot). A handle that was released,
+// released twice, of another kind, or made up is recognised and refused; it can never reach freed memory.
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,18 @@
 
 namespace polyad::capi {
 
-enum class Kind : uint8_t { status = 1, text, context, backbone, dataset, skillset, trainer, evaluator, engine, request };
+enum class Kind : uint8_t {
+    status = 1,
+    text,
+    context,
+    backbone,
+    dataset,
+    skillset,
+    trainer,
+    evaluator,
+    engine,
+    request
+};
 const char* kind_name(Kind kind);
 
 /// Stores the object and returns its first reference.
@@ -19,18 +30,19 @@ void* make_handle(Kind kind, std::shared_ptr<void> object);
 std::shared_ptr<void> find_handle(Kind kind, const void* handle);
 /// False when the handle is not alive.
 bool retain_handle(Kind kind, const void* handle);
-/// Drops one reference; what is no live handle of this kind is ignored. Returns true when it was the last one.
+/// Drops one reference; what is no live handle of this kind is ignored. Returns true when it was the last
+/// one.
 bool release_handle(Kind kind, const void* handle);
 
 /// Binds a public handle type to the object behind it; specialised by POLYAD_HANDLE below.
 template <class Handle>
 struct HandleTraits;
 
-#define POLYAD_HANDLE(handle_type, kind_value, object_type)   \
-    template <>                                               \
-    struct HandleTraits<handle_type> {                        \
-        using Object = object_type;                           \
-        static constexpr Kind kind = Kind::kind_value;        \
+#define POLYAD_HANDLE(handle_type, kind_value, object_type) \
+    template <>                                             \
+    struct HandleTraits<handle_type> {                      \
+        using Object = object_type;                         \
+        static constexpr Kind kind = Kind::kind_value;      \
     }
 
 template <class Handle>
@@ -45,7 +57,8 @@ std::shared_ptr<typename HandleTraits<Handle>::Object> get(const Handle* handle)
     if (!handle) fail(Code::invalid_argument, kind_name(Traits::kind), " handle is NULL");
     auto object = find_handle(Traits::kind, handle);
     if (!object)
-        fail(Code::invalid_argument, "not a live ", kind_name(Traits::kind), " handle: released already, or of another kind");
+        fail(Code::invalid_argument, "not a live ", kind_name(Traits::kind),
+             " handle: released already, or of another kind");
     return std::static_pointer_cast<typename Traits::Object>(object);
 }
 

@@ -21,13 +21,15 @@ polyad_skillset* make_skillset(polyad_backbone* backbone, Make make) {
 
 }  // namespace
 
-polyad_status* polyad_skillset_create(polyad_backbone* backbone, const polyad_dataset* dataset, const char* config_json,
-                                      polyad_skillset** skillset) {
+polyad_status* polyad_skillset_create(polyad_backbone* backbone, const polyad_dataset* dataset,
+                                      const char* config_json, polyad_skillset** skillset) {
     return guarded([&] {
         clear_out(skillset, "skillset");
         const auto data = get(dataset);
         const Json config = options_json(config_json, "config");
-        *skillset = make_skillset(backbone, [&](const auto& model) { return Skillset::create(model, data->dataset.tasks(), config); });
+        *skillset = make_skillset(backbone, [&](const auto& model) {
+            return Skillset::create(model, data->dataset.tasks(), config);
+        });
     });
 }
 
@@ -39,7 +41,8 @@ polyad_status* polyad_skillset_load(polyad_backbone* backbone, const char* path,
     });
 }
 
-polyad_status* polyad_skillset_load_memory(polyad_backbone* backbone, const void* data, size_t size, polyad_skillset** skillset) {
+polyad_status* polyad_skillset_load_memory(polyad_backbone* backbone, const void* data, size_t size,
+                                           polyad_skillset** skillset) {
     return guarded([&] {
         clear_out(skillset, "skillset");
         const Bytes bytes = Bytes::copy_of(byte_view(data, size, "data"), "memory");
@@ -47,8 +50,12 @@ polyad_status* polyad_skillset_load_memory(polyad_backbone* backbone, const void
     });
 }
 
-polyad_skillset* polyad_skillset_retain(polyad_skillset* skillset) { return retain(skillset); }
-void polyad_skillset_release(polyad_skillset* skillset) { release(skillset); }
+polyad_skillset* polyad_skillset_retain(polyad_skillset* skillset) {
+    return retain(skillset);
+}
+void polyad_skillset_release(polyad_skillset* skillset) {
+    release(skillset);
+}
 
 polyad_status* polyad_skillset_save(const polyad_skillset* skillset, const char* path) {
     return guarded([&] {
@@ -77,7 +84,8 @@ polyad_status* polyad_skillset_info(const polyad_skillset* skillset, polyad_text
     });
 }
 
-polyad_status* polyad_skillset_add_task(polyad_skillset* skillset, const polyad_dataset* dataset, const char* task, const char* start) {
+polyad_status* polyad_skillset_add_task(polyad_skillset* skillset, const polyad_dataset* dataset,
+                                        const char* task, const char* start) {
     return guarded([&] {
         const auto object = get(skillset);
         const auto data = get(dataset);
@@ -86,25 +94,29 @@ polyad_status* polyad_skillset_add_task(polyad_skillset* skillset, const polyad_
         if (index < 0) fail(Code::unknown_task, "the dataset has no task '", name, "'");
         const Exclusive hold(object->use, "skillset");
         const uint64_t seed = object->skillset->tasks().size();
-        object->skillset->add_task(data->dataset.tasks()[index], start ? required_string(start, "start") : "fresh", seed);
+        object->skillset->add_task(data->dataset.tasks()[index],
+                                   start ? required_string(start, "start") : "fresh", seed);
     });
 }
 
-polyad_status* polyad_skillset_task_weights(const polyad_skillset* skillset, const char* task, float* weights, size_t capacity,
-                                            size_t* count) {
+polyad_status* polyad_skillset_task_weights(const polyad_skillset* skillset, const char* task, float* weights,
+                                            size_t capacity, size_t* count) {
     return guarded([&] {
         clear_out(count, "count");
         const auto object = get(skillset);
-        if (!weights && capacity) fail(Code::invalid_argument, "'weights' is NULL but capacity is ", capacity);
+        if (!weights && capacity)
+            fail(Code::invalid_argument, "'weights' is NULL but capacity is ", capacity);
         const std::string name = required_string(task, "task");
         const Shared hold(object->use, "skillset");
-        const std::vector<float> all = object->skillset->method().task_weights(object->skillset->task_index(name));
+        const std::vector<float> all =
+            object->skillset->method().task_weights(object->skillset->task_index(name));
         std::copy_n(all.begin(), std::min(capacity, all.size()), weights);
         *count = all.size();
     });
 }
 
-polyad_status* polyad_skillset_set_metadata(polyad_skillset* skillset, const char* key, const char* value_json) {
+polyad_status* polyad_skillset_set_metadata(polyad_skillset* skillset, const char* key,
+                                            const char* value_json) {
     return guarded([&] {
         const auto object = get(skillset);
         const std::string name = required_string(key, "key");
@@ -123,7 +135,8 @@ polyad_status* polyad_skillset_parameter_count(const polyad_skillset* skillset, 
     });
 }
 
-polyad_status* polyad_skillset_get_parameters(const polyad_skillset* skillset, float* values, size_t capacity) {
+polyad_status* polyad_skillset_get_parameters(const polyad_skillset* skillset, float* values,
+                                              size_t capacity) {
     return guarded([&] {
         const auto object = get(skillset);
         if (!values) fail(Code::invalid_argument, "'values' is NULL");
