@@ -14,9 +14,9 @@ namespace polyad {
 
 /// One adapted place: a linear of the backbone.
 struct Site {
-    int index = 0;            ///< position in Backbone::sites()
-    std::string path;         ///< Hugging Face module path, e.g. "model.layers.0.self_attn.q_proj"
-    int layer = 0;            ///< transformer layer, counted from 0 (decoder layers of an encoder-decoder follow on)
+    int index = 0;     ///< position in Backbone::sites()
+    std::string path;  ///< Hugging Face module path, e.g. "model.layers.0.self_attn.q_proj"
+    int layer = 0;     ///< transformer layer, counted from 0 (decoder layers of an encoder-decoder follow on)
     int64_t d_in = 0, d_out = 0;
 
     /// Last path part ("q_proj"): what target_modules names.

@@ -19,8 +19,12 @@
 
 namespace polyad {
 
-enum class Precision { automatic, fp32, bf16 };       ///< automatic: bf16 where the CPU multiplies it fast
-enum class WeightStorage { automatic, packed, expanded };  ///< keep quantised weights as they are, or expand once
+enum class Precision { automatic, fp32, bf16 };  ///< automatic: bf16 where the CPU multiplies it fast
+enum class WeightStorage {
+    automatic,
+    packed,
+    expanded
+};  ///< keep quantised weights as they are, or expand once
 
 struct BackboneOptions {
     Precision precision = Precision::automatic;
@@ -30,9 +34,9 @@ struct BackboneOptions {
 };
 
 struct BackboneInfo {
-    std::string name;        ///< file or folder name
-    std::string family;      ///< "llama", "qwen2", "qwen3", "mistral", ...
-    std::string fingerprint; ///< hex digest over config and weights; a bundle remembers it
+    std::string name;         ///< file or folder name
+    std::string family;       ///< "llama", "qwen2", "qwen3", "mistral", ...
+    std::string fingerprint;  ///< hex digest over config and weights; a bundle remembers it
     int64_t layers = 0, width = 0, vocab = 0, context = 0, parameters = 0;
     bool encoder_decoder = false;
 };
@@ -51,7 +55,8 @@ struct ForwardOptions {
 class Backbone {
   public:
     /// A GGUF file, or a Hugging Face folder (config.json + safetensors).
-    static std::shared_ptr<const Backbone> open(const std::filesystem::path& path, const BackboneOptions& options = {});
+    static std::shared_ptr<const Backbone> open(const std::filesystem::path& path,
+                                                const BackboneOptions& options = {});
     /// A GGUF file in memory.
     static std::shared_ptr<const Backbone> open(const Bytes& gguf, const BackboneOptions& options = {});
 
@@ -70,8 +75,9 @@ class Backbone {
     virtual at::Tensor hidden(const Batch& batch, const ForwardOptions& options = {}) const = 0;
     /// Output head on selected hidden rows: [M, width] -> float32 [M, vocab].
     virtual at::Tensor logits(const at::Tensor& hidden) const = 0;
-    /// Negative log likelihood per row of `hidden` [M, width] against targets [M], float32 [M]; computed in chunks
-    /// that never hold more than a few MiB of logits. Differentiable in `hidden`. Label smoothing as in methods.md.
+    /// Negative log likelihood per row of `hidden` [M, width] against targets [M], float32 [M]; computed in
+    /// chunks that never hold more than a few MiB of logits. Differentiable in `hidden`. Label smoothing as
+    /// in methods.md.
     virtual at::Tensor token_nll(const at::Tensor& hidden, const std::vector<int32_t>& targets,
                                  double label_smoothing = 0.0) const = 0;
     /// A cache for `slots` rows of up to `capacity` tokens each.

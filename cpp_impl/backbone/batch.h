@@ -11,7 +11,8 @@ struct Batch {
     std::vector<int32_t> tokens;         ///< [N] all rows' ids, one after the other
     std::vector<int32_t> row_begin;      ///< [rows + 1]; row b is tokens[row_begin[b] .. row_begin[b + 1])
     std::vector<int32_t> prompt_length;  ///< [rows] leading tokens of row b that belong to its prompt
-    std::vector<int32_t> targets;        ///< [N] id to predict at this position (already shifted) or -1; may be empty
+    std::vector<int32_t>
+        targets;  ///< [N] id to predict at this position (already shifted) or -1; may be empty
 
     int rows() const { return row_begin.empty() ? 0 : static_cast<int>(row_begin.size()) - 1; }
     int size() const { return static_cast<int>(tokens.size()); }

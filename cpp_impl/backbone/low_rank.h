@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The one operator behind every method (docs/methods.md):
 //
-//     y = W0 x + b0 + s * Up( G * Down(x) )        Down = all skills' A stacked, Up = all skills' B side by side
+//     y = W0 x + b0 + s * Up( G * Down(x) )        Down = all skills' A stacked, Up = all skills' B side by
+//     side
 //
 // Methods differ only in how they fill `LowRank`.
 #pragma once
@@ -9,6 +10,8 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <vector>
 
 namespace polyad {
@@ -27,7 +30,8 @@ struct LowRank {
     /// Group of each row; -1 = no update for that row. Empty: every row uses group 0.
     std::vector<int32_t> group_of_row;
     Gate gate_kind = Gate::none;
-    at::Tensor gate;  ///< [rows, W] (one per row) or [N, W] (one per token); which one follows from `gate_per_token`
+    at::Tensor
+        gate;  ///< [rows, W] (one per row) or [N, W] (one per token); which one follows from `gate_per_token`
     bool gate_per_token = false;
     double scale = 1.0;
     at::Tensor input;  ///< read instead of x when defined (dropout), [N, d_in]
@@ -36,9 +40,19 @@ struct LowRank {
 /// Row boundaries of the batch an operator runs on, [rows + 1].
 using RowBegin = std::vector<int32_t>;
 
-/// x W^T + bias + the updates. `weight` [d_out, d_in] is frozen and gets no gradient; x, a, b, gate and input do.
-/// One autograd node that saves x, u and the small factors only. x: [N, d_in]; result: [N, d_out] in x's dtype.
+/// x W^T + bias + the updates. `weight` [d_out, d_in] is frozen and gets no gradient; x, a, b, gate and input
+/// do. One autograd node that saves x, u and the small factors only. x: [N, d_in]; result: [N, d_out] in x's
+/// dtype.
 at::Tensor adapted_linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
                           const RowBegin& rows, const std::vector<LowRank>& updates);
+
+class FrozenMatrix;
+
+/// The same over a backbone's own weight, which may lie packed and is then expanded again for the backward
+/// pass. `recompute` (optional) makes x again when the backward pass needs it, so that the node need not keep
+/// it.
+at::Tensor adapted_linear(const at::Tensor& x, const std::shared_ptr<const FrozenMatrix>& weight,
+                          const at::Tensor& bias, const RowBegin& rows, const std::vector<LowRank>& updates,
+                          std::function<at::Tensor()> recompute = {});
 
 }  // namespace polyad

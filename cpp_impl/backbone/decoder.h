@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+// Decoder-only transformers with rotary positions, RMS norms and a gated SiLU FFN: Llama, Qwen2, Qwen3 and
+// Mistral differ by flags of ModelConfig only.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "backbone/backbone.h"
+#include "backbone/fused.h"
+#include "backbone/rope.h"
+#include "backbone/weights.h"
+#include "io/model_files.h"
+
+namespace polyad {
+
+/// Options with `automatic` decided.
+struct LoadPlan {
+    at::ScalarType dtype = at::kFloat;
+    bool packed = false;
+};
+
+class Decoder final : public Backbone {
+  public:
+    Decoder(const ModelFiles& files, const LoadPlan& plan, std::shared_ptr<const Tokenizer> tokenizer);
+
+    const BackboneInfo& info() const override { return info_; }
+    const std::vector<Site>& sites() const override { return sites_; }
+    const std::shared_ptr<const Tokenizer>& tokenizer() const override { return tokenizer_; }
+    at::ScalarType compute_dtype() const override { return dtype_; }
+    at::Tensor embed(const std::vector<int32_t>& tokens) const override;
+    at::Tensor hidden(const Batch& batch, const ForwardOptions& options) const override;
+    at::Tensor logits(const at::Tensor& hidden) const override;
+    at::Tensor token_nll(const at::Tensor& hidden, const std::vector<int32_t>& targets,
+                         double label_smoothing) const override;
+    std::unique_ptr<KvCache> make_cache(int slots, int capacity) const override;
+
+  private:
+    /// Linears in execution order; Layer::linear and the seven sites of a layer use the same order.
+    enum Place { q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, places };
+
+    struct Layer {
+        Linear linear[places];
+        at::Tensor input_norm, post_norm, q_norm, k_norm;
+    };
+    struct Pass;  ///< what one forward carries from layer to layer
+
+    void load_layer(const ModelFiles& files, const LoadPlan& plan, int64_t index);
+    at::Tensor linear(const Pass& pass, int64_t layer, Place place, const at::Tensor& x,
+                      std::function<at::Tensor()> recompute = {}) const;
+    at::Tensor attend(const Pass& pass, int64_t layer, const at::Tensor& h) const;
+    at::Tensor feed_forward(const Pass& pass, int64_t layer, const at::Tensor& h) const;
+    std::shared_ptr<const AttentionPlan> plan_attention(const Batch& batch,
+                                                        const ForwardOptions& options) const;
+
+    ModelConfig config_;
+    BackboneInfo info_;
+    at::ScalarType dtype_;
+    std::vector<Site> sites_;
+    std::shared_ptr<const Tokenizer> tokenizer_;
+    std::shared_ptr<const FrozenMatrix> embedding_, head_;
+    at::Tensor final_norm_;
+    std::vector<Layer> layers_;
+    std::unique_ptr<Rope> rope_;
+};
+
+}  // namespace polyad

@@ -1,0 +1,236 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "backbone/fused.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+
+#include <cstring>
+
+#include "backbone/autograd_node.h"
+#include "backbone/weights.h"
+#include "kernels/op_table.h"
+
+namespace polyad {
+namespace {
+
+at::Tensor new_floats(int64_t n) {
+    return at::empty({n}, at::TensorOptions().dtype(at::kFloat));
+}
+
+float* float_or_null(const at::Tensor& t) {
+    return t.defined() ? t.data_ptr<float>() : nullptr;
+}
+
+class RmsNormNode final : public SavedNode {
+  public:
+    std::string name() const override { return "RmsNorm"; }
+    at::Tensor x, w, rstd;
+    double eps = 0;
+
+  protected:
+    // gradients: {of the norm} or, for add_rms_norm, {of the sum, of the norm}; inputs: x, or residual and
+    // delta.
+    List backward(List&& gradients) override {
+        at::Tensor dx = gradients.size() == 2 ? gradients[0] : at::Tensor();
+        const at::Tensor& dy_raw = gradients.back();
+        if (dy_raw.defined()) {
+            const at::Tensor dy = dy_raw.contiguous();
+            // The sum's own gradient may be shared with other readers, so it is copied before adding to it.
+            const int add = dx.defined();
+            dx = add ? dx.clone() : at::empty_like(x);
+            kernels::ops().rms_norm_backward(float_of(x.scalar_type()), dy.data_ptr(), x.data_ptr(),
+                                             w.data_ptr<float>(), rstd.data_ptr<float>(), dx.data_ptr(),
+                                             nullptr, add, x.numel() / w.numel(), w.numel());
+        }
+        return gradients.size() == 2 ? List{dx, dx} : List{dx};
+    }
+    void release() override { x = w = rstd = at::Tensor(); }
+};
+
+class SwigluNode final : public SavedNode {
+  public:
+    std::string name() const override { return "Swiglu"; }
+    at::Tensor gate, up;
+
+  protected:
+    List backward(List&& gradients) override {
+        if (!gradients[0].defined()) return List(2);
+        const at::Tensor dy = gradients[0].contiguous();
+        at::Tensor dgate = at::empty_like(gate), dup = at::empty_like(up);
+        kernels::ops().swiglu_backward(float_of(gate.scalar_type()), dy.data_ptr(), gate.data_ptr(),
+                                       up.data_ptr(), dgate.data_ptr(), dup.data_ptr(), gate.numel());
+        return {dgate, dup};
+    }
+    void release() override { gate = up = at::Tensor(); }
+};
+
+/// Pointers the attention kernel reads; lives as long as the call.
+struct AttentionCall {
+    std::vector<const void*> k_row, v_row;
+    kernels::Attention args{};
+};
+
+void* offset(const at::Tensor& t, int64_t elements) {
+    return static_cast<std::byte*>(t.data_ptr()) + elements * static_cast<int64_t>(t.element_size());
+}
+
+void fill_call(AttentionCall& call, const AttentionPlan& plan, int64_t window, at::ScalarType type) {
+    call.args.type = float_of(type);
+    call.args.rows = plan.rows();
+    call.args.heads = static_cast<int32_t>(plan.heads);
+    call.args.heads_kv = static_cast<int32_t>(plan.heads_kv);
+    call.args.head_dim = static_cast<int32_t>(plan.head_dim);
+    call.args.query_begin = plan.query_begin.data();
+    call.args.key_count = plan.key_count.data();
+    call.args.k_row = call.k_row.data();
+    call.args.v_row = call.v_row.data();
+    call.args.kv_stride = plan.heads_kv * plan.head_dim;
+    call.args.scale = static_cast<float>(plan.scale);
+    call.args.window = static_cast<int32_t>(window);
+    call.args.causal = 1;
+    call.args.query_position0_is_tail = 1;
+}
+
+std::vector<void*> row_pointers(const at::Tensor& t, const AttentionPlan& plan) {
+    std::vector<void*> rows;
+    for (int32_t b = 0; b < plan.rows(); ++b)
+        rows.push_back(offset(t, plan.query_begin[b] * plan.heads_kv * plan.head_dim));
+    return rows;
+}
+
+void rotate(const at::Tensor& x, int64_t heads, const AttentionPlan& plan, bool inverse) {
+    if (!plan.rope) return;
+    kernels::ops().rope(float_of(x.scalar_type()), x.data_ptr(), heads * plan.head_dim, plan.rope->cos.data(),
+                        plan.rope->sin.data(), plan.position.data(), x.size(0), static_cast<int32_t>(heads),
+                        static_cast<int32_t>(plan.head_dim), static_cast<int32_t>(2 * plan.rope->half),
+                        inverse);
+}
+
+class AttentionNode final : public SavedNode {
+  public:
+    std::string name() const override { return "RotaryAttention"; }
+    at::Tensor q, k, v, o, lse;
+    std::shared_ptr<const AttentionPlan> plan;
+    int64_t window = 0;
+
+  protected:
+    List backward(List&& gradients) override {
+        if (!gradients[0].defined()) return List(3);
+        const at::Tensor d_o = gradients[0].contiguous();
+        at::Tensor dq = at::empty_like(q), dk = at::empty_like(k), dv = at::empty_like(v);
+        AttentionCall call;
+        for (void* p : row_pointers(k, *plan)) call.k_row.push_back(p);
+        for (void* p : row_pointers(v, *plan)) call.v_row.push_back(p);
+        fill_call(call, *plan, window, q.scalar_type());
+        const std::vector<void*> dk_row = row_pointers(dk, *plan), dv_row = row_pointers(dv, *plan);
+        kernels::ops().attention_backward(call.args, q.data_ptr(), o.data_ptr(), d_o.data_ptr(),
+                                          lse.data_ptr<float>(), dq.data_ptr(), dk_row.data(), dv_row.data());
+        rotate(dq, plan->heads, *plan, true);
+        rotate(dk, plan->heads_kv, *plan, true);
+        return {dq, dk, dv};
+    }
+    void release() override {
+        q = k = v = o = lse = at::Tensor();
+        plan.reset();
+    }
+};
+
+/// Copies the batch's new keys (or values) behind each row's past.
+void append(const at::Tensor& fresh, const std::vector<void*>& row, const std::vector<int32_t>& length,
+            const AttentionPlan& plan) {
+    const int64_t stride = plan.heads_kv * plan.head_dim;
+    const auto bytes = static_cast<int64_t>(fresh.element_size());
+    for (int32_t b = 0; b < plan.rows(); ++b) {
+        const int64_t count = plan.query_begin[b + 1] - plan.query_begin[b];
+        std::memcpy(static_cast<std::byte*>(row[b]) + length[b] * stride * bytes,
+                    offset(fresh, plan.query_begin[b] * stride), static_cast<size_t>(count * stride * bytes));
+    }
+}
+
+}  // namespace
+
+at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& w, double eps) {
+    const bool recorded = needs_gradient(x);
+    const at::Tensor input = x.detach().contiguous();
+    at::Tensor y = at::empty_like(input);
+    const int64_t n = input.numel() / w.numel();
+    at::Tensor rstd = recorded ? new_floats(n) : at::Tensor();
+    kernels::ops().rms_norm(float_of(x.scalar_type()), input.data_ptr(), w.data_ptr<float>(),
+                            static_cast<float>(eps), y.data_ptr(), float_or_null(rstd), n, w.numel());
+    if (!recorded) return y;
+    auto node = make_node<RmsNormNode>();
+    node->x = input;
+    node->w = w;
+    node->rstd = rstd;
+    record(node, {x}, {y});
+    return y;
+}
+
+std::pair<at::Tensor, at::Tensor> add_rms_norm(const at::Tensor& residual, const at::Tensor& delta,
+                                               const at::Tensor& w, double eps) {
+    POLYAD_CHECK(delta.is_contiguous() && residual.sizes() == delta.sizes());
+    const bool recorded = needs_gradient(residual, delta);
+    const at::Tensor old = residual.detach().contiguous();
+    at::Tensor sum = delta.detach();
+    at::Tensor y = at::empty_like(sum);
+    const int64_t n = sum.numel() / w.numel();
+    at::Tensor rstd = recorded ? new_floats(n) : at::Tensor();
+    // Addition commutes: the sum goes where delta was, and the old residual stays for its own backward pass.
+    kernels::ops().add_rms_norm(float_of(sum.scalar_type()), sum.data_ptr(), old.data_ptr(),
+                                w.data_ptr<float>(), static_cast<float>(eps), y.data_ptr(),
+                                float_or_null(rstd), n, w.numel());
+    if (!recorded) return {sum, y};
+    auto node = make_node<RmsNormNode>();
+    node->x = sum.detach();  // without the history `record` gives to sum: a node must not own itself
+    node->w = w;
+    node->rstd = rstd;
+    record(node, {residual, delta}, {sum, y});
+    return {sum, y};
+}
+
+at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up) {
+    const at::Tensor g = gate.detach().contiguous(), u = up.detach().contiguous();
+    at::Tensor y = at::empty_like(g);
+    kernels::ops().swiglu(float_of(g.scalar_type()), g.data_ptr(), u.data_ptr(), y.data_ptr(), g.numel());
+    if (!needs_gradient(gate, up)) return y;
+    auto node = make_node<SwigluNode>();
+    node->gate = g;
+    node->up = u;
+    record(node, {gate, up}, {y});
+    return y;
+}
+
+at::Tensor rotary_attention(const at::Tensor& q_in, const at::Tensor& k_in, const at::Tensor& v_in,
+                            const std::shared_ptr<const AttentionPlan>& plan, int64_t window,
+                            const PastKeys* past) {
+    const bool recorded = needs_gradient(q_in, k_in, v_in);
+    POLYAD_CHECK(!(recorded && past));
+    const at::Tensor q = q_in.detach(), k = k_in.detach(), v = v_in.detach();
+    POLYAD_CHECK(q.is_contiguous() && k.is_contiguous() && v.is_contiguous());
+    rotate(q, plan->heads, *plan, false);
+    rotate(k, plan->heads_kv, *plan, false);
+    if (past) {
+        append(k, past->k_row, past->length, *plan);
+        append(v, past->v_row, past->length, *plan);
+    }
+    AttentionCall call;
+    for (void* p : past ? past->k_row : row_pointers(k, *plan)) call.k_row.push_back(p);
+    for (void* p : past ? past->v_row : row_pointers(v, *plan)) call.v_row.push_back(p);
+    fill_call(call, *plan, window, q.scalar_type());
+    at::Tensor o = at::empty_like(q);
+    at::Tensor lse = recorded ? new_floats(q.size(0) * plan->heads) : at::Tensor();
+    kernels::ops().attention(call.args, q.data_ptr(), o.data_ptr(), float_or_null(lse));
+    if (!recorded) return o;
+    auto node = make_node<AttentionNode>();
+    node->q = q;
+    node->k = k;
+    node->v = v;
+    node->o = o.detach();
+    node->lse = lse;
+    node->plan = plan;
+    node->window = window;
+    record(node, {q_in, k_in, v_in}, {o});
+    return o;
+}
+
+}  // namespace polyad

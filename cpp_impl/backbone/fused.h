@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+// The decoder's other pieces, each one kernel call and at most one autograd node that saves as little as it
+// can. Without gradients they are the bare kernels.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "backbone/rope.h"
+
+namespace polyad {
+
+/// w * x / sqrt(mean(x^2) + eps) over the last dimension, which w [width] must divide: [N, heads * width] is
+/// normed per head. Saves x and one number per row.
+at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& w, double eps);
+
+/// {residual + delta, rms_norm of it}. `delta`'s storage becomes the sum's: the caller gives it up. Saves the
+/// sum.
+std::pair<at::Tensor, at::Tensor> add_rms_norm(const at::Tensor& residual, const at::Tensor& delta,
+                                               const at::Tensor& w, double eps);
+
+/// silu(gate) * up. Saves both.
+at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up);
+
+/// Where a batch's queries stand, and the past they attend to.
+struct AttentionPlan {
+    int64_t heads = 0, heads_kv = 0, head_dim = 0;
+    double scale = 1.0;
+    std::vector<int32_t> query_begin;  ///< [rows + 1]
+    std::vector<int32_t> key_count;    ///< [rows], past included
+    std::vector<int32_t> position;     ///< [N] for rotary embedding
+    std::shared_ptr<const RopeTable> rope;
+
+    int32_t rows() const { return static_cast<int32_t>(key_count.size()); }
+};
+
+/// One layer's cached keys and values: start of each row's history, capacity included. Empty = no cache.
+struct PastKeys {
+    std::vector<void*> k_row, v_row;  ///< [rows]
+    std::vector<int32_t> length;      ///< [rows] tokens already there
+};
+
+/// Rotates q and k (in their own storage: the caller gives both up), appends k and v to the past when there
+/// is one, and attends. q [N, heads * head_dim], k and v [N, heads_kv * head_dim]. Saves q, k, v, the output
+/// and its log-sum-exp, no probabilities. window: 0 = unlimited.
+at::Tensor rotary_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                            const std::shared_ptr<const AttentionPlan>& plan, int64_t window,
+                            const PastKeys* past);
+
+}  // namespace polyad

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+// From files to a backbone: options decided, tokenizer attached, family dispatched.
+#include "backbone/backbone.h"
+#include "backbone/decoder.h"
+#include "base/error.h"
+#include "io/model_files.h"
+
+namespace polyad {
+namespace {
+
+LoadPlan decide(const BackboneOptions& options) {
+    LoadPlan plan;
+    const bool bf16 = options.precision == Precision::automatic ? cpu_has_fast_bf16()
+                                                                : options.precision == Precision::bf16;
+    plan.dtype = bf16 ? at::kBFloat16 : at::kFloat;
+    plan.packed = options.weights == WeightStorage::packed;
+    return plan;
+}
+
+std::shared_ptr<const Tokenizer> open_tokenizer(const ModelFiles& files) {
+    if (!files.gguf_tokenizer.is_null()) return Tokenizer::from_gguf(files.gguf_tokenizer);
+    if (files.folder.empty()) return nullptr;
+    const auto path = files.folder / "tokenizer.json";
+    if (!std::filesystem::exists(path)) return nullptr;
+    Json config;
+    const auto config_path = files.folder / "tokenizer_config.json";
+    if (std::filesystem::exists(config_path))
+        config = parse_json(Bytes::map_file(config_path).text(), config_path.string());
+    return Tokenizer::from_json(Bytes::map_file(path).text(), config);
+}
+
+std::shared_ptr<const Backbone> assemble(const ModelFiles& files, const BackboneOptions& options) {
+    const LoadPlan plan = decide(options);
+    switch (files.config.family) {
+        case Family::llama:
+        case Family::qwen2:
+        case Family::qwen3:
+        case Family::mistral:
+            return std::make_shared<const Decoder>(files, plan, open_tokenizer(files));
+        case Family::t5:
+        case Family::bart:
+        case Family::bert:
+            break;
+    }
+    fail(Code::unsupported, "'", files.name, "' is a ", family_name(files.config.family),
+         " model; this build runs llama, qwen2, qwen3 and mistral");
+}
+
+}  // namespace
+
+BackboneOptions BackboneOptions::from_json(const Json& object) {
+    ConfigReader reader(object, "backbone");
+    BackboneOptions options;
+    const std::string precision = reader.choice("precision", "auto", {"auto", "fp32", "bf16"});
+    if (precision == "fp32") options.precision = Precision::fp32;
+    if (precision == "bf16") options.precision = Precision::bf16;
+    const std::string weights = reader.choice("weights", "auto", {"auto", "packed", "expanded"});
+    if (weights == "packed") options.weights = WeightStorage::packed;
+    if (weights == "expanded") options.weights = WeightStorage::expanded;
+    reader.finish();
+    return options;
+}
+
+std::shared_ptr<const Backbone> Backbone::open(const std::filesystem::path& path,
+                                               const BackboneOptions& options) {
+    return assemble(open_model_files(path), options);
+}
+
+std::shared_ptr<const Backbone> Backbone::open(const Bytes& gguf, const BackboneOptions& options) {
+    return assemble(open_model_files(gguf), options);
+}
+
+}  // namespace polyad

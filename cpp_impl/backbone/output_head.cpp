@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "backbone/output_head.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/linear.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+
+#include "backbone/autograd_node.h"
+#include "kernels/op_table.h"
+
+namespace polyad {
+namespace {
+
+constexpr int64_t logits_bytes = 12 << 20;  // float32 logits held at once
+
+int64_t rows_per_chunk(int64_t vocab) {
+    return std::max<int64_t>(1, logits_bytes / (vocab * static_cast<int64_t>(sizeof(float))));
+}
+
+class NllNode final : public SavedNode {
+  public:
+    std::string name() const override { return "TokenNll"; }
+    at::Tensor dhidden;  ///< d nll[t] / d hidden[t]
+
+  protected:
+    List backward(List&& gradients) override {
+        if (!gradients[0].defined()) return List(1);
+        return {dhidden.mul(gradients[0].unsqueeze(1)).to(dhidden.scalar_type())};
+    }
+    void release() override { dhidden = at::Tensor(); }
+};
+
+}  // namespace
+
+at::Tensor head_logits(const at::Tensor& hidden, const FrozenMatrix& head) {
+    if (hidden.dim() != 2 || hidden.size(1) != head.columns())
+        fail(Code::invalid_argument, "hidden states are [rows, ", head.columns(), "]");
+    return at::linear(hidden.to(head.dtype()), head.dense()).to(at::kFloat);
+}
+
+at::Tensor head_nll(const at::Tensor& hidden, const FrozenMatrix& head, const std::vector<int32_t>& targets,
+                    double label_smoothing) {
+    const int64_t vocab = head.rows(), count = hidden.size(0);
+    if (hidden.dim() != 2 || hidden.size(1) != head.columns() ||
+        count != static_cast<int64_t>(targets.size()))
+        fail(Code::invalid_argument, "token_nll wants hidden states [", targets.size(), ", ", head.columns(),
+             "], one row per target");
+    for (size_t i = 0; i < targets.size(); ++i)
+        if (targets[i] < -1 || targets[i] >= vocab)
+            fail(Code::invalid_argument, "target ", targets[i], " at position ", i,
+                 " is outside the vocabulary [0, ", vocab, ")");
+    if (!(label_smoothing >= 0.0 && label_smoothing < 1.0))
+        fail(Code::invalid_argument, "label smoothing ", label_smoothing, " is outside [0, 1)");
+
+    const bool recorded = needs_gradient(hidden);
+    at::Tensor nll = at::zeros({count}, at::TensorOptions().dtype(at::kFloat));
+    at::Tensor dhidden;
+    {
+        at::NoGradGuard no_grad;
+        const at::Tensor input = hidden.detach().contiguous();
+        const at::Tensor weight = head.dense();
+        if (recorded) dhidden = at::empty_like(input);
+        const int64_t step = rows_per_chunk(vocab);
+        for (int64_t begin = 0; begin < count; begin += step) {
+            const int64_t n = std::min(step, count - begin);
+            at::Tensor logits = at::linear(input.narrow(0, begin, n), weight).to(at::kFloat);
+            kernels::ops().cross_entropy(logits.data_ptr<float>(), targets.data() + begin,
+                                         static_cast<float>(label_smoothing), nll.data_ptr<float>() + begin,
+                                         recorded, n, vocab);
+            if (!recorded) continue;
+            at::Tensor chunk = dhidden.narrow(0, begin, n);
+            at::mm_out(chunk, logits.to(weight.scalar_type()), weight);
+        }
+    }
+    if (!recorded) return nll;
+    auto node = make_node<NllNode>();
+    node->dhidden = dhidden;
+    record(node, {hidden}, {nll});
+    return nll;
+}
+
+}  // namespace polyad

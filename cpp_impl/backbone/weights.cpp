@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "backbone/weights.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+
+#include <cstring>
+
+#include "base/error.h"
+
+namespace polyad {
+namespace {
+
+// Rows a thread expands at a time: large enough to hide the hand-over, small enough to balance.
+constexpr int64_t rows_per_task = 64;
+
+/// This thread's buffer for a packed matrix; it grows to the largest one and stays.
+at::Tensor scratch_matrix(at::ScalarType dtype, int64_t rows, int64_t columns) {
+    thread_local at::Tensor buffers[2];
+    at::Tensor& buffer = buffers[dtype == at::kBFloat16];
+    if (!buffer.defined() || buffer.numel() < rows * columns)
+        buffer = at::empty({rows * columns}, at::TensorOptions().dtype(dtype));
+    return buffer.narrow(0, 0, rows * columns).view({rows, columns});
+}
+
+}  // namespace
+
+kernels::Float float_of(at::ScalarType type) {
+    POLYAD_CHECK(type == at::kFloat || type == at::kBFloat16);
+    return type == at::kFloat ? kernels::Float::f32 : kernels::Float::bf16;
+}
+
+FrozenMatrix::FrozenMatrix(at::Tensor dense)
+    : dense_(dense.detach()), dtype_(dense.scalar_type()), rows_(dense.size(0)), columns_(dense.size(1)) {}
+
+FrozenMatrix::FrozenMatrix(const StoredTensor& stored, at::ScalarType dtype, bool packed,
+                           int64_t unpermute_head_dim)
+    : stored_(stored), dtype_(dtype), unpermute_head_dim_(unpermute_head_dim) {
+    if (stored.shape.size() != 2)
+        fail(Code::bad_format, "tensor '", stored.name, "' has ", stored.shape.size(),
+             " dimensions, 2 wanted");
+    rows_ = stored.shape[0];
+    columns_ = stored.shape[1];
+    quant_of(stored.dtype);  // refuses what is no weight
+    if (packed) return;
+    dense_ = expand(0, rows_, false);
+    stored_ = {};  // lets go of the file's pages
+}
+
+void FrozenMatrix::expand_row(int64_t row, void* out) const {
+    const int64_t source =
+        unpermute_head_dim_ > 0 ? TensorStore::permuted_row(row, unpermute_head_dim_) : row;
+    const int64_t bytes = columns_ / block_elements(stored_.dtype) * block_bytes(stored_.dtype);
+    const std::byte* src = stored_.data.data() + source * bytes;
+    const auto& ops = kernels::ops();
+    if (dtype_ == at::kFloat)
+        ops.dequantise(quant_of(stored_.dtype), src, static_cast<float*>(out), columns_);
+    else
+        ops.dequantise_bf16(quant_of(stored_.dtype), src, static_cast<uint16_t*>(out), columns_);
+}
+
+at::Tensor FrozenMatrix::expand(int64_t begin, int64_t end, bool scratch) const {
+    at::Tensor out = scratch ? scratch_matrix(dtype_, end - begin, columns_)
+                             : at::empty({end - begin, columns_}, at::TensorOptions().dtype(dtype_));
+    auto* data = static_cast<std::byte*>(out.data_ptr());
+    const int64_t stride = columns_ * static_cast<int64_t>(out.element_size());
+    at::parallel_for(begin, end, rows_per_task, [&](int64_t first, int64_t last) {
+        for (int64_t row = first; row < last; ++row) expand_row(row, data + (row - begin) * stride);
+    });
+    return out;
+}
+
+at::Tensor FrozenMatrix::rows_of(int64_t begin, int64_t end) const {
+    return dense_.defined() ? dense_.narrow(0, begin, end - begin) : expand(begin, end, true);
+}
+
+at::Tensor FrozenMatrix::gather(const std::vector<int32_t>& rows) const {
+    const auto count = static_cast<int64_t>(rows.size());
+    at::Tensor out = at::empty({count, columns_}, at::TensorOptions().dtype(dtype_));
+    auto* data = static_cast<std::byte*>(out.data_ptr());
+    const auto stride = static_cast<size_t>(columns_) * out.element_size();
+    for (int64_t i = 0; i < count; ++i) {
+        if (dense_.defined())
+            std::memcpy(data + i * stride,
+                        static_cast<const std::byte*>(dense_.data_ptr()) + rows[i] * stride, stride);
+        else
+            expand_row(rows[i], data + i * stride);
+    }
+    return out;
+}
+
+at::Tensor load_vector(const StoredTensor& stored) {
+    if (stored.shape.size() != 1)
+        fail(Code::bad_format, "tensor '", stored.name, "' has ", stored.shape.size(),
+             " dimensions, 1 wanted");
+    at::Tensor out = at::empty({stored.shape[0]}, at::TensorOptions().dtype(at::kFloat));
+    to_float(stored, out.data_ptr<float>());
+    return out;
+}
+
+bool cpu_has_fast_bf16() {
+#if defined(__x86_64__) && defined(__GNUC__)
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx512bf16");
+#else
+    return false;
+#endif
+}
+
+}  // namespace polyad

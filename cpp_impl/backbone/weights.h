@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+// Frozen weights: expanded once into the compute dtype, or kept as the file's quantised bytes and expanded
+// into a scratch buffer for each use.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "backbone/low_rank.h"
+#include "io/model_files.h"
+#include "kernels/op_table.h"
+
+namespace polyad {
+
+/// The kernels' number of an activation dtype.
+kernels::Float float_of(at::ScalarType type);
+
+/// A frozen [rows, columns] matrix. Immutable; any number of threads may use it.
+class FrozenMatrix {
+  public:
+    /// A tensor that already is what dense() should return.
+    explicit FrozenMatrix(at::Tensor dense);
+    /// Expands now, or keeps the bytes when `packed`. `unpermute_head_dim` > 0 undoes the row order
+    /// llama.cpp's converter gives q and k (TensorStore::permuted_row).
+    FrozenMatrix(const StoredTensor& stored, at::ScalarType dtype, bool packed,
+                 int64_t unpermute_head_dim = 0);
+
+    int64_t rows() const { return rows_; }
+    int64_t columns() const { return columns_; }
+    at::ScalarType dtype() const { return dtype_; }
+    /// The whole matrix in compute dtype. When packed: this thread's scratch, good until its next dense().
+    at::Tensor dense() const { return dense_.defined() ? dense_ : expand(0, rows_, true); }
+    /// Rows [begin, end), lifetime as for dense().
+    at::Tensor rows_of(int64_t begin, int64_t end) const;
+    /// Chosen rows (token embeddings), [count, columns], the caller's own.
+    at::Tensor gather(const std::vector<int32_t>& rows) const;
+
+  private:
+    at::Tensor expand(int64_t begin, int64_t end, bool scratch) const;
+    void expand_row(int64_t row, void* out) const;
+
+    at::Tensor dense_;
+    StoredTensor stored_;
+    at::ScalarType dtype_;
+    int64_t rows_ = 0, columns_ = 0, unpermute_head_dim_ = 0;
+};
+
+/// A linear of the backbone: W [d_out, d_in] and, maybe, a bias in compute dtype.
+struct Linear {
+    std::shared_ptr<const FrozenMatrix> weight;
+    at::Tensor bias;
+};
+
+/// A float32 vector (norm gains).
+at::Tensor load_vector(const StoredTensor& stored);
+
+/// True when this CPU multiplies bf16 faster than float32 (AVX512-BF16 or AMX).
+bool cpu_has_fast_bf16();
+
+}  // namespace polyad
