@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tasks and their examples, read from Super-NaturalInstructions files (upstream's or the packs' form), a folder
-// of them, or JSON Lines {"task", "instruction", "input", "output" | "outputs", "split"?}.
+// Tasks and their examples, read from Super-NaturalInstructions files (upstream's or the packs' form), a
+// folder of them, or JSON Lines {"task", "instruction", "input", "output" | "outputs", "split"?}.
 #pragma once
 
 #include <cstdint>
@@ -24,8 +24,8 @@ struct Example {
 
 struct Task {
     std::string name;
-    std::string category;     ///< may be empty
-    std::string instruction;  ///< the definition; may be empty
+    std::string category;             ///< may be empty
+    std::string instruction;          ///< the definition; may be empty
     std::vector<std::string> labels;  ///< label set of a classification task; empty = free text
     std::vector<Example> positive_examples;
     std::vector<Example> splits[3];  ///< indexed by Split
@@ -40,7 +40,7 @@ struct BadRow {
 };
 
 struct DatasetOptions {
-    bool skip_bad_rows = false;  ///< "on_bad_row": "error" (default) | "skip"
+    bool skip_bad_rows = false;                             ///< "on_bad_row": "error" (default) | "skip"
     double validation_fraction = 0.1, test_fraction = 0.1;  ///< used only where the data names no splits
     uint64_t seed = 0;
     int64_t max_examples_per_task = 0;  ///< of the train split; 0 = all

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Turns an example into token ids: prompt template, truncation from the left of the prompt, answer, end token.
+// Turns an example into token ids: prompt template, truncation from the left of the prompt, answer, end
+// token.
 #pragma once
 
 #include <cstdint>
@@ -15,12 +16,12 @@
 namespace polyad {
 
 struct PromptFormat {
-    /// "auto" (chat when the tokenizer has a chat template, else plain) | "chat" | "plain" | a custom text with
-    /// {instruction} and {input}.
+    /// "auto" (chat when the tokenizer has a chat template, else plain) | "chat" | "plain" | a custom text
+    /// with {instruction} and {input}.
     std::string style = "auto";
-    std::string system;          ///< system message of the chat style; empty = the template's own default
-    int positive_examples = 0;   ///< demonstrations put before the input
-    int max_tokens = 1024;       ///< prompt + answer
+    std::string system;         ///< system message of the chat style; empty = the template's own default
+    int positive_examples = 0;  ///< demonstrations put before the input
+    int max_tokens = 1024;      ///< prompt + answer
     int max_answer_tokens = 128;
     static PromptFormat from_json(const Json& object);
     Json to_json() const;
