@@ -115,8 +115,8 @@ Json parse_document(const Bytes& file) {
         const size_t offset = at + (file.size() - all.size());
         throw Error(Code::bad_data,
                     text(file.name(), ":", 1 + std::count(all.begin(), all.begin() + at, '\n'),
-                         ": not UTF-8 at byte ", offset),
-                    text(file.name(), " byte ", offset));
+                         ": not UTF-8 at offset ", offset),
+                    text(file.name(), " offset ", offset));
     }
     try {
         return parse_json(all, file.name());
@@ -230,8 +230,7 @@ void TaskReader::read_jsonl(const Bytes& file, std::optional<Split> unnamed) {
         if (row_text.find_first_not_of(" \t\r") == std::string_view::npos) continue;
         try {
             if (const size_t at = find_invalid_utf8(row_text); at != std::string_view::npos)
-                unusable(
-                    text("not UTF-8 at byte ", at + 1, " of the line (byte ", offset + at, " of the file)"));
+                unusable(text("not UTF-8 at offset ", at, " of the line (", offset + at, " of the file)"));
             Json row_json;
             try {
                 row_json = parse_json(row_text, "row");
