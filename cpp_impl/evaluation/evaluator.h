@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -34,9 +35,10 @@ struct EvaluatorOptions {
     int batch_size = 16;                 ///< rows per forward
     int64_t max_examples_per_task = 0;   ///< the first ones; 0 = all
     std::vector<std::string> tasks;      ///< only these; empty = all of the dataset
+    std::vector<std::string> stop;       ///< a generated answer ends before the first of these
     std::optional<PromptFormat> prompt;  ///< default: the skillset's own
     /// {"split", "mode", "normalize_length", "max_tokens", "batch_size", "max_examples_per_task", "tasks",
-    /// "prompt"}
+    /// "stop", "prompt"}
     static EvaluatorOptions from_json(const Json& object);
 };
 
@@ -86,6 +88,7 @@ class Evaluator {
     bool ranks_labels(const Item& item) const;
     std::string where(const Item& item) const;
     size_t batch_end() const;
+    void named(const Item& item, const std::function<void()>& work) const;
     void check_cancelled();
     void rank(const std::vector<Item>& items, const std::vector<std::vector<int32_t>>& prompts,
               std::vector<Outcome*>& out);
