@@ -8,7 +8,6 @@
 #include <torch/csrc/autograd/function.h>
 #include <torch/csrc/autograd/functions/utils.h>
 
-#include <initializer_list>
 #include <memory>
 #include <utility>
 
@@ -50,7 +49,7 @@ bool needs_gradient(const Tensors&... inputs) {
 /// Makes `node` the origin of `outputs`; its gradients flow to `inputs`.
 template <class NodeType>
 void record(const std::shared_ptr<NodeType>& node, const SavedNode::List& inputs,
-            std::initializer_list<at::Tensor> outputs) {
+            const SavedNode::List& outputs) {
     node->set_next_edges(torch::autograd::collect_next_edges(inputs));
     for (const at::Tensor& output : outputs) torch::autograd::set_history(output, node);
 }

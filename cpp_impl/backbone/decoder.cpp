@@ -103,37 +103,41 @@ std::shared_ptr<const AttentionPlan> Decoder::plan_attention(const Batch& batch,
     return plan;
 }
 
-at::Tensor Decoder::linear(const Pass& pass, int64_t layer, Place place, const at::Tensor& x,
-                           std::function<at::Tensor()> recompute) const {
-    const Linear& base = layers_[static_cast<size_t>(layer)].linear[place];
-    std::vector<LowRank> updates;
-    if (pass.options.adaptation)
-        updates = pass.options.adaptation->at(sites_[static_cast<size_t>(layer * places + place)], x);
-    return adapted_linear(x, base.weight, base.bias, pass.rows, updates, std::move(recompute));
+std::vector<at::Tensor> Decoder::linears(const Pass& pass, int64_t layer, std::initializer_list<Place> chosen,
+                                         const at::Tensor& x, std::function<at::Tensor()> recompute) const {
+    std::vector<LinearBranch> branches;
+    for (const Place place : chosen) {
+        const Linear& base = layers_[static_cast<size_t>(layer)].linear[place];
+        LinearBranch branch{base.weight, base.bias, {}};
+        if (pass.options.adaptation)
+            branch.updates =
+                pass.options.adaptation->at(sites_[static_cast<size_t>(layer * places + place)], x);
+        branches.push_back(std::move(branch));
+    }
+    return adapted_linears(x, std::move(branches), pass.rows, std::move(recompute));
 }
 
 at::Tensor Decoder::attend(const Pass& pass, int64_t layer, const at::Tensor& h) const {
     const Layer& weights = layers_[static_cast<size_t>(layer)];
-    at::Tensor q = linear(pass, layer, q_proj, h);
-    at::Tensor k = linear(pass, layer, k_proj, h);
-    const at::Tensor v = linear(pass, layer, v_proj, h);
+    const auto qkv = linears(pass, layer, {q_proj, k_proj, v_proj}, h);
+    at::Tensor q = qkv[0], k = qkv[1];
     if (config_.qk_norm) {
         q = rms_norm(q, weights.q_norm, config_.norm_eps);
         k = rms_norm(k, weights.k_norm, config_.norm_eps);
     }
     std::optional<PastKeys> past;
     if (pass.cache) past = pass.cache->past(layer, pass.options.slots);
-    const at::Tensor o = rotary_attention(q, k, v, pass.plan, config_.window(layer), past ? &*past : nullptr);
-    return linear(pass, layer, o_proj, o);
+    const at::Tensor o =
+        rotary_attention(q, k, qkv[2], pass.plan, config_.window(layer), past ? &*past : nullptr);
+    return linears(pass, layer, {o_proj}, o)[0];
 }
 
 at::Tensor Decoder::feed_forward(const Pass& pass, int64_t layer, const at::Tensor& h) const {
-    const at::Tensor gate = linear(pass, layer, gate_proj, h);
-    const at::Tensor up = linear(pass, layer, up_proj, h);
-    const at::Tensor activation = swiglu(gate, up);
+    const auto gate_up = linears(pass, layer, {gate_proj, up_proj}, h);
+    const at::Tensor activation = swiglu(gate_up[0], gate_up[1]);
     // gate and up are saved anyway; making their product again is cheaper than keeping the widest activation.
-    return linear(pass, layer, down_proj, activation,
-                  [gate = gate.detach(), up = up.detach()] { return swiglu(gate, up); });
+    return linears(pass, layer, {down_proj}, activation,
+                   [gate = gate_up[0].detach(), up = gate_up[1].detach()] { return swiglu(gate, up); })[0];
 }
 
 at::Tensor Decoder::hidden(const Batch& batch, const ForwardOptions& options) const {

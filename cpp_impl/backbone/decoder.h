@@ -3,6 +3,8 @@
 // Mistral differ by flags of ModelConfig only.
 #pragma once
 
+#include <functional>
+#include <initializer_list>
 #include <memory>
 #include <string>
 #include <vector>
@@ -47,8 +49,9 @@ class Decoder final : public Backbone {
     struct Pass;  ///< what one forward carries from layer to layer
 
     void load_layer(const ModelFiles& files, const LoadPlan& plan, int64_t index);
-    at::Tensor linear(const Pass& pass, int64_t layer, Place place, const at::Tensor& x,
-                      std::function<at::Tensor()> recompute = {}) const;
+    /// The linears at `chosen` places of a layer, which all read x, with the adaptation's updates.
+    std::vector<at::Tensor> linears(const Pass& pass, int64_t layer, std::initializer_list<Place> chosen,
+                                    const at::Tensor& x, std::function<at::Tensor()> recompute = {}) const;
     at::Tensor attend(const Pass& pass, int64_t layer, const at::Tensor& h) const;
     at::Tensor feed_forward(const Pass& pass, int64_t layer, const at::Tensor& h) const;
     std::shared_ptr<const AttentionPlan> plan_attention(const Batch& batch,

@@ -31,18 +31,21 @@ class RmsNormNode final : public SavedNode {
     // gradients: {of the norm} or, for add_rms_norm, {of the sum, of the norm}; inputs: x, or residual and
     // delta.
     List backward(List&& gradients) override {
-        at::Tensor dx = gradients.size() == 2 ? gradients[0] : at::Tensor();
-        const at::Tensor& dy_raw = gradients.back();
-        if (dy_raw.defined()) {
-            const at::Tensor dy = dy_raw.contiguous();
-            // The sum's own gradient may be shared with other readers, so it is copied before adding to it.
+        at::Tensor dx;
+        if (gradients.size() == 2) dx = std::move(gradients[0]);
+        if (gradients.back().defined()) {
+            const at::Tensor dy = gradients.back().contiguous();
             const int add = dx.defined();
-            dx = add ? dx.clone() : at::empty_like(x);
+            // The sum's own gradient is added to in place, unless somebody else still reads it.
+            if (!add)
+                dx = at::empty_like(x);
+            else if (dx.use_count() > 1 || dx.storage().use_count() > 1 || !dx.is_contiguous())
+                dx = dx.clone(at::MemoryFormat::Contiguous);
             kernels::ops().rms_norm_backward(float_of(x.scalar_type()), dy.data_ptr(), x.data_ptr(),
                                              w.data_ptr<float>(), rstd.data_ptr<float>(), dx.data_ptr(),
                                              nullptr, add, x.numel() / w.numel(), w.numel());
         }
-        return gradients.size() == 2 ? List{dx, dx} : List{dx};
+        return List(gradients.size(), dx);
     }
     void release() override { x = w = rstd = at::Tensor(); }
 };

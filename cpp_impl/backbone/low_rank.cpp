@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "backbone/low_rank.h"
 
+#include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 
-#include <optional>
+#include <algorithm>
 
 #include "backbone/autograd_node.h"
 #include "backbone/gate.h"
@@ -116,57 +117,65 @@ void add_update(Update& update, const at::Tensor& x, const RowBegin& rows, at::T
                     y.data_ptr());
 }
 
-/// Inputs in the order x, then a, b, gate, input of each update.
+/// What the backward pass needs of one branch.
+struct SavedBranch {
+    std::shared_ptr<const FrozenMatrix> weight;
+    std::vector<Update> updates;
+};
+
+/// Inputs in the order x, then a, b, gate, input of each update of each branch; one output per branch.
 class AdaptedLinearNode final : public SavedNode {
   public:
     std::string name() const override { return "AdaptedLinear"; }
 
-    at::Tensor x;  ///< kept only when an update reads it
+    at::Tensor x;  ///< kept only when an update reads it and it cannot be made again
     std::function<at::Tensor()> recompute;
-    std::shared_ptr<const FrozenMatrix> weight;
     RowBegin rows;
-    std::vector<Update> updates;
+    std::vector<SavedBranch> branches;
 
   protected:
     List backward(List&& gradients) override {
-        List result(1 + 4 * updates.size());
-        if (!gradients[0].defined()) return result;
-        const at::Tensor dy = gradients[0].contiguous();
-        at::Tensor dx;
-        if (wants(0)) dx = at::mm(dy, weight->dense());
+        List result(1);
         if (!x.defined() && recompute) x = recompute();
-        for (size_t i = 0; i < updates.size(); ++i) {
-            Update& update = updates[i];
-            const size_t slot = 1 + 4 * i;
-            const bool own_input = update.input.defined();
-            at::Tensor dinput =
-                own_input ? (wants(slot + 3) ? at::zeros_like(update.input) : at::Tensor()) : dx;
-            const auto [da, db, dgate] =
-                one(update, dy, own_input ? update.input : x, dinput, wants(slot + 2));
-            if (wants(slot)) result[slot] = da.to(update.a_dtype);
-            if (wants(slot + 1)) result[slot + 1] = db.to(update.b_dtype);
-            if (dgate.defined()) result[slot + 2] = dgate.to(update.gate_dtype);
-            if (own_input) result[slot + 3] = dinput;
+        for (size_t i = 0; i < branches.size(); ++i) {
+            const size_t first = result.size();
+            result.resize(first + 4 * branches[i].updates.size());
+            if (!gradients[i].defined()) continue;
+            const at::Tensor dy = gradients[i].contiguous();
+            gradients[i] = at::Tensor();
+            if (wants(0)) {
+                const at::Tensor weight = branches[i].weight->dense();
+                if (result[0].defined())
+                    at::addmm_out(result[0], result[0], dy, weight);
+                else
+                    result[0] = at::mm(dy, weight);
+            }
+            for (size_t u = 0; u < branches[i].updates.size(); ++u)
+                one(branches[i].updates[u], dy, result, first + 4 * u);
         }
-        result[0] = dx;
         return result;
     }
 
     void release() override {
         x = at::Tensor();
         recompute = {};
-        weight.reset();
-        updates.clear();
+        branches.clear();
     }
 
   private:
-    std::tuple<at::Tensor, at::Tensor, at::Tensor> one(Update& update, const at::Tensor& dy,
-                                                       const at::Tensor& input, const at::Tensor& dinput,
-                                                       bool want_gate) {
+    void one(Update& update, const at::Tensor& dy, List& result, size_t slot) {
         const auto& ops = kernels::ops();
         const auto type = float_of(dy.scalar_type());
         const auto& shape = update.shape;
         const int64_t tokens = dy.size(0);
+        const bool own_input = update.input.defined();
+        const at::Tensor& input = own_input ? update.input : x;
+        if (own_input && wants(slot + 3)) result[slot + 3] = at::zeros_like(input);
+        const at::Tensor& dinput = result[own_input ? slot + 3 : 0];
+        const bool want_da = wants(slot), want_db = wants(slot + 1),
+                   want_gate = update.gated() && wants(slot + 2);
+        if (!want_da && !want_db && !want_gate && !dinput.defined()) return;
+
         at::Tensor da = at::zeros(update.a.sizes(), float_options());
         at::Tensor db = at::zeros(update.b.sizes(), float_options());
         at::Tensor dv = at::empty({tokens, shape.ranks_out}, float_options());
@@ -186,60 +195,67 @@ class AdaptedLinearNode final : public SavedNode {
                                    update.group_of_row.data(), kernel_rows(rows), input.size(1),
                                    shape.ranks_in, dinput.defined() ? dinput.data_ptr() : nullptr,
                                    da.data_ptr<float>());
-        return {da, db, dgate};
+        if (want_da) result[slot] = da.to(update.a_dtype);
+        if (want_db) result[slot + 1] = db.to(update.b_dtype);
+        if (want_gate) result[slot + 2] = dgate.to(update.gate_dtype);
     }
 };
 
-void check_base(const at::Tensor& x, const FrozenMatrix& weight, const RowBegin& rows) {
-    check(x.dim() == 2 && x.size(1) == weight.columns(), "x does not fit the weight");
-    check(x.scalar_type() == weight.dtype(), "x and the weight differ in dtype");
-    check(!rows.empty() && rows.front() == 0 && rows.back() == x.size(0), "rows do not cover x");
+bool reads(const LinearBranch& branch) {
+    return std::any_of(branch.updates.begin(), branch.updates.end(),
+                       [](const LowRank& u) { return !u.input.defined(); });
 }
 
 }  // namespace
 
-at::Tensor adapted_linear(const at::Tensor& x, const std::shared_ptr<const FrozenMatrix>& weight,
-                          const at::Tensor& bias, const RowBegin& rows, const std::vector<LowRank>& updates,
-                          std::function<at::Tensor()> recompute) {
-    check_base(x, *weight, rows);
-    bool record_node = needs_gradient(x);
-    for (const LowRank& raw : updates) record_node |= needs_gradient(raw.a, raw.b, raw.gate, raw.input);
+std::vector<at::Tensor> adapted_linears(const at::Tensor& x, std::vector<LinearBranch> branches,
+                                        const RowBegin& rows, std::function<at::Tensor()> recompute) {
+    bool recorded = needs_gradient(x), reads_x = false;
+    SavedNode::List inputs{x};
+    for (const LinearBranch& branch : branches) {
+        check(x.dim() == 2 && x.size(1) == branch.weight->columns(), "x does not fit the weight");
+        check(x.scalar_type() == branch.weight->dtype(), "x and the weight differ in dtype");
+        reads_x |= reads(branch);
+        for (const LowRank& raw : branch.updates) {
+            recorded |= needs_gradient(raw.a, raw.b, raw.gate, raw.input);
+            inputs.insert(inputs.end(), {raw.a, raw.b, raw.gate, raw.input});
+        }
+    }
+    check(!rows.empty() && rows.front() == 0 && rows.back() == x.size(0), "rows do not cover x");
 
-    at::Tensor y;
-    std::vector<Update> prepared;
-    bool reads_x = false;
+    std::vector<at::Tensor> outputs;
+    std::vector<SavedBranch> saved;
     const at::Tensor base = x.detach().contiguous();
     {
         at::NoGradGuard no_grad;
-        y = at::linear(base, weight->dense(),
-                       bias.defined() ? std::optional<at::Tensor>(bias) : std::nullopt);
-        prepared.reserve(updates.size());
-        for (const LowRank& raw : updates) {
-            Update update = prepare(raw, base, weight->rows(), rows);
-            add_update(update, base, rows, y);
-            reads_x |= !update.input.defined();
-            if (record_node) prepared.push_back(std::move(update));
+        for (LinearBranch& branch : branches) {
+            at::Tensor y = at::linear(base, branch.weight->dense(), branch.bias);
+            SavedBranch kept{branch.weight, {}};
+            for (const LowRank& raw : branch.updates) {
+                Update update = prepare(raw, base, branch.weight->rows(), rows);
+                add_update(update, base, rows, y);
+                if (recorded) kept.updates.push_back(std::move(update));
+            }
+            outputs.push_back(std::move(y));
+            if (recorded) saved.push_back(std::move(kept));
         }
     }
-    if (!record_node) return y;
+    if (!recorded) return outputs;
 
     auto node = make_node<AdaptedLinearNode>();
-    SavedNode::List inputs{x};
-    for (const LowRank& raw : updates) inputs.insert(inputs.end(), {raw.a, raw.b, raw.gate, raw.input});
-    node->weight = weight;
     node->rows = rows;
-    node->updates = std::move(prepared);
+    node->branches = std::move(saved);
     if (reads_x && recompute)
         node->recompute = std::move(recompute);
     else if (reads_x)
         node->x = base;
-    record(node, inputs, {y});
-    return y;
+    record(node, inputs, outputs);
+    return outputs;
 }
 
 at::Tensor adapted_linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias,
                           const RowBegin& rows, const std::vector<LowRank>& updates) {
-    return adapted_linear(x, std::make_shared<const FrozenMatrix>(weight), bias, rows, updates);
+    return adapted_linears(x, {{std::make_shared<const FrozenMatrix>(weight), bias, updates}}, rows)[0];
 }
 
 }  // namespace polyad

@@ -48,11 +48,17 @@ at::Tensor adapted_linear(const at::Tensor& x, const at::Tensor& weight, const a
 
 class FrozenMatrix;
 
-/// The same over a backbone's own weight, which may lie packed and is then expanded again for the backward
-/// pass. `recompute` (optional) makes x again when the backward pass needs it, so that the node need not keep
-/// it.
-at::Tensor adapted_linear(const at::Tensor& x, const std::shared_ptr<const FrozenMatrix>& weight,
-                          const at::Tensor& bias, const RowBegin& rows, const std::vector<LowRank>& updates,
-                          std::function<at::Tensor()> recompute = {});
+/// One of several linears that read the same x.
+struct LinearBranch {
+    std::shared_ptr<const FrozenMatrix>
+        weight;       ///< may lie packed, and is then expanded again for the backward pass
+    at::Tensor bias;  ///< compute dtype; may be undefined
+    std::vector<LowRank> updates;
+};
+
+/// adapted_linear for every branch as one autograd node, so that the gradient of x is summed in one buffer.
+/// `recompute` (optional) makes x again when the backward pass needs it, so that the node need not keep it.
+std::vector<at::Tensor> adapted_linears(const at::Tensor& x, std::vector<LinearBranch> branches,
+                                        const RowBegin& rows, std::function<at::Tensor()> recompute = {});
 
 }  // namespace polyad
