@@ -143,7 +143,7 @@ void polyad_text_release(polyad_text* text) {
 }
 
 void polyad_log_set_sink(polyad_log_sink sink, void* user) {
-    (void)guarded([&] {
+    guarded_quietly([&] {
         if (!sink) return set_log_sink({});
         set_log_sink([sink, user](LogLevel level, std::string_view message) {
             sink(static_cast<int32_t>(level), std::string(message).c_str(), user);

@@ -36,6 +36,15 @@ polyad_status* guarded(Body&& body) noexcept {
     }
 }
 
+/// For calls that return nothing: what goes wrong is dropped.
+template <class Body>
+void guarded_quietly(Body&& body) noexcept {
+    try {
+        body();
+    } catch (...) {
+    }
+}
+
 /// Refuses a NULL out parameter and clears it, so that a failing call leaves it empty.
 template <class T>
 void clear_out(T* out, const char* name) {
@@ -66,6 +75,14 @@ Struct read_struct(const Struct* from, void (*init)(Struct*), const char* name) 
     std::memcpy(static_cast<void*>(&out), from, size);
     out.struct_size = size;
     return out;
+}
+
+/// An out struct is optional, but not uninitialised: refused before the work, not after it.
+template <class Struct>
+void check_struct(const Struct* to, const char* name) {
+    if (to && to->struct_size < sizeof(size_t))
+        fail(Code::invalid_argument, name, ".struct_size is ", to->struct_size,
+             ": call its _init function first");
 }
 
 template <class Struct>

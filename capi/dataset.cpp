@@ -10,7 +10,8 @@ template <class Open>
 polyad_dataset* open_dataset(polyad_context* context, const char* options, Open open) {
     auto parent = get(context);
     const DatasetOptions parsed = DatasetOptions::from_json(options_json(options, "dataset options"));
-    return wrap<polyad_dataset>(std::make_shared<DatasetObject>(DatasetObject{parent, open(parsed)}));
+    return wrap<polyad_dataset>(std::make_shared<DatasetObject>(
+        DatasetObject{parent, std::make_shared<const Dataset>(open(parsed))}));
 }
 
 }  // namespace
@@ -47,7 +48,7 @@ polyad_status* polyad_dataset_info(const polyad_dataset* dataset, polyad_text** 
         clear_out(json, "json");
         const auto object = get(dataset);
         Json tasks = Json::array(), bad = Json::array();
-        for (const Task& task : object->dataset.tasks()) {
+        for (const Task& task : object->dataset->tasks()) {
             Json entry{{"name", task.name},
                        {"category", task.category},
                        {"instruction", task.instruction},
@@ -56,7 +57,7 @@ polyad_status* polyad_dataset_info(const polyad_dataset* dataset, polyad_text** 
                 entry[split_name(split)] = task.examples(split).size();
             tasks.push_back(std::move(entry));
         }
-        for (const BadRow& row : object->dataset.bad_rows())
+        for (const BadRow& row : object->dataset->bad_rows())
             bad.push_back({{"file", row.file}, {"line", row.line}, {"why", row.why}});
         *json = make_text(Json{{"tasks", std::move(tasks)}, {"bad_rows", std::move(bad)}});
     });
@@ -68,12 +69,12 @@ polyad_status* polyad_dataset_example(const polyad_dataset* dataset, const char*
         clear_out(json, "json");
         const auto object = get(dataset);
         const std::string name = required_string(task, "task");
-        const int at = object->dataset.find(name);
+        const int at = object->dataset->find(name);
         if (at < 0) fail(Code::unknown_task, "the dataset has no task '", name, "'");
         if (split < POLYAD_TRAIN || split > POLYAD_TEST)
             fail(Code::invalid_argument, "split is ", split,
                  ", allowed: 0 (train), 1 (validation), 2 (test)");
-        const auto& examples = object->dataset.tasks()[at].examples(static_cast<Split>(split));
+        const auto& examples = object->dataset->tasks()[at].examples(static_cast<Split>(split));
         if (index < 0 || index >= static_cast<int64_t>(examples.size()))
             fail(Code::invalid_argument, "index is ", index, ", task '", name, "' has ", examples.size(), " ",
                  split_name(static_cast<Split>(split)), " examples");

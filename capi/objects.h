@@ -26,7 +26,7 @@ struct BackboneObject {
 
 struct DatasetObject {
     std::shared_ptr<ContextObject> context;
-    Dataset dataset;
+    std::shared_ptr<const Dataset> dataset;
 };
 
 struct SkillsetObject {

@@ -28,7 +28,7 @@ polyad_status* polyad_skillset_create(polyad_backbone* backbone, const polyad_da
         const auto data = get(dataset);
         const Json config = options_json(config_json, "config");
         *skillset = make_skillset(backbone, [&](const auto& model) {
-            return Skillset::create(model, data->dataset.tasks(), config);
+            return Skillset::create(model, data->dataset->tasks(), config);
         });
     });
 }
@@ -90,11 +90,11 @@ polyad_status* polyad_skillset_add_task(polyad_skillset* skillset, const polyad_
         const auto object = get(skillset);
         const auto data = get(dataset);
         const std::string name = required_string(task, "task");
-        const int index = data->dataset.find(name);
+        const int index = data->dataset->find(name);
         if (index < 0) fail(Code::unknown_task, "the dataset has no task '", name, "'");
         const Exclusive hold(object->use, "skillset");
         const uint64_t seed = object->skillset->tasks().size();
-        object->skillset->add_task(data->dataset.tasks()[index],
+        object->skillset->add_task(data->dataset->tasks()[index],
                                    start ? required_string(start, "start") : "fresh", seed);
     });
 }
