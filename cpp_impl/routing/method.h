@@ -10,6 +10,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "backbone/adaptation.h"
@@ -17,6 +18,7 @@
 #include "base/config.h"
 #include "base/random.h"
 #include "skills/parameter.h"
+#include "skills/start.h"
 
 namespace polyad {
 
@@ -24,14 +26,15 @@ enum class Mode { train, eval };
 
 /// What a router may see of one batch.
 struct RouteInput {
-    RowBegin row_begin;                 ///< [rows + 1]
-    std::vector<int32_t> prompt_length; ///< [rows]; routers that read tokens read only these
-    std::vector<int32_t> task_ids;      ///< [rows] index into the task table; -1 = none given
+    RowBegin row_begin;                  ///< [rows + 1]
+    std::vector<int32_t> prompt_length;  ///< [rows]; routers that read tokens read only these
+    std::vector<int32_t> task_ids;       ///< [rows] index into the task table; -1 = none given
     /// Explicit skill weights per row (empty = let the router decide), each of Method::skill_count() entries.
     std::vector<std::vector<float>> weights;
     Mode mode = Mode::eval;
-    Generator* noise = nullptr;         ///< required in train mode by methods that sample
-    /// Recorded noise instead of drawing (golden vectors): per site path, then per name ("u", "dropout_mask").
+    Generator* noise = nullptr;  ///< required in train mode by methods that sample
+    /// Recorded noise instead of drawing (golden vectors): per site path, then per name ("u",
+    /// "dropout_mask").
     const std::map<std::string, std::map<std::string, at::Tensor>>* recorded = nullptr;
     /// When set, every site's mixture is written here: [site path][name] ("gate", "weights", "probs", ...).
     std::map<std::string, std::map<std::string, at::Tensor>>* trace = nullptr;
@@ -49,8 +52,13 @@ class Method {
   public:
     virtual ~Method() = default;
     virtual std::vector<Parameter>& parameters() = 0;
-    /// To be called after parameter values were changed in place: drops whatever was derived from them.
+    /// To be called after parameter values were changed in place (an optimiser step, a loaded bundle): drops
+    /// whatever was derived from them.
     virtual void parameters_changed() {}
+    /// What few-shot training moves (methods.md 8.6, 9): "all"; "router" (Poly-z, MHR-z: skills frozen);
+    /// "uniform" (Poly-mu, MHR-mu: skills under the fixed mix 1/S, no router). Sets Parameter::trainable;
+    /// methods without a router know only "all". The choice is part of config() as "train".
+    virtual void set_training(const std::string& what);
     /// Adapters for one batch. Refuses a task id outside the table with Code::unknown_task, before computing.
     virtual std::unique_ptr<Adaptation> adapt(const RouteInput& input) = 0;
     /// Number of entries an explicit weight vector has.
@@ -73,15 +81,22 @@ struct MethodContext {
     std::vector<Site> sites;  ///< the adapted sites only
     int tasks = 0;
     uint64_t seed = 0;
+    Fill fill = Fill::initialised;
 };
 
-/// `config` is the user's JSON: {"method": "cpoly", "rank": 8, ...}. Code::invalid_config names what is wrong.
+/// `config` is the user's JSON: {"method": "cpoly", "rank": 8, ...}. Code::invalid_config names what is
+/// wrong.
 std::unique_ptr<Method> make_method(const Json& config, const MethodContext& context);
 /// Names for --help and errors.
 std::vector<std::string> method_names();
+/// One line on what a method is; Code::invalid_config lists the names there are.
+std::string method_summary(std::string_view name);
 
-/// Sites chosen as PEFT users do: names matching a last path part, or one regular expression on the whole path
-/// (when a single string that is not a plain name). Code::invalid_config lists the names that exist.
+/// Sites chosen as PEFT users do, by config["target_modules"]: a list of names (the last part or parts of a
+/// path: "q_proj", "self_attn.q_proj"), one regular expression that must match the whole path (a single
+/// string that is not such a name), or "all-linear", which is also the default: every linear of the layers,
+/// the head excluded, because that is where skills help most for their size. Code::invalid_config lists the
+/// names that exist.
 std::vector<Site> select_sites(const std::vector<Site>& all, const Json& config);
 
 }  // namespace polyad

@@ -10,7 +10,13 @@
 namespace polyad {
 
 /// Optimiser group (methods.md 19.3): its own learning rate and weight decay.
-enum class ParameterGroup : int { skills = 0, router = 1, private_weights = 2, task_vectors = 3, scalars = 4 };
+enum class ParameterGroup : int {
+    skills = 0,
+    router = 1,
+    private_weights = 2,
+    task_vectors = 3,
+    scalars = 4
+};
 const char* parameter_group_name(ParameterGroup group);
 
 struct Parameter {

@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+// LoRA (methods.md 7): y = W0 x + b + s B(A dropout(x)), s = alpha / r, or alpha / sqrt(r) with use_rslora.
+#include <ATen/TensorOperators.h>
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/tensor.h>
+
+#include <cmath>
+
+#include "base/error.h"
+#include "routing/method_table.h"
+#include "routing/site_method.h"
+#include "skills/mixing.h"
+
+namespace polyad {
+namespace {
+
+/// Keep mask divided by its probability. Drawn from 16 bits an entry; every token has its own place in the
+/// stream, so the result does not depend on the number of threads.
+at::Tensor dropout_mask(Generator::State start, int64_t tokens, int64_t width, double dropout) {
+    const auto threshold = static_cast<uint32_t>(std::lround(dropout * 65536.0));
+    const auto kept = static_cast<float>(65536.0 / (65536.0 - threshold));
+    at::Tensor mask = at::empty({tokens, width}, at::TensorOptions().dtype(at::kFloat));
+    float* out = mask.mutable_data_ptr<float>();
+    const auto words = static_cast<uint64_t>((width + 1) / 2);
+    at::parallel_for(0, tokens, 16, [&](int64_t begin, int64_t end) {
+        for (int64_t t = begin; t < end; ++t) {
+            Generator generator({start.seed, start.stream, start.counter + static_cast<uint64_t>(t) * words});
+            float* row = out + t * width;
+            for (int64_t i = 0; i < width; i += 2) {
+                const uint32_t word = generator.next_u32();
+                row[i] = (word & 0xffff) >= threshold ? kept : 0.0f;
+                if (i + 1 < width) row[i + 1] = (word >> 16) >= threshold ? kept : 0.0f;
+            }
+        }
+    });
+    return mask;
+}
+
+class Lora final : public SiteMethod {
+  public:
+    Lora(const Json& config, const MethodContext& context) : SiteMethod(context) {
+        ConfigReader reader(config, "lora");
+        reader.accept("method");
+        rank_ = reader.integer("rank", 8, 1, 4096);
+        alpha_ = reader.number("alpha", 8.0, 1e-6, 1e6);
+        rslora_ = reader.boolean("use_rslora", false);
+        dropout_ = reader.number("lora_dropout", 0.0, 0.0, 0.99);
+        reader.choice("train", "all", {"all"});
+        init_ = read_skill_init(reader);
+        reader.finish();
+        scale_ = alpha_ / (rslora_ ? std::sqrt(static_cast<double>(rank_)) : static_cast<double>(rank_));
+        for (const Site& site : sites_) {
+            const std::string name = site.path + ".lora_a";
+            down_.push_back(
+                add(name, ParameterGroup::skills, maker_.down({rank_, site.d_in}, name, init_, 1)));
+            up_.push_back(
+                add(site.path + ".lora_b", ParameterGroup::skills, maker_.zeros({site.d_out, rank_})));
+        }
+    }
+
+    std::unique_ptr<Adaptation> adapt(const RouteInput& input) override;
+    int skill_count() const override { return 1; }
+    bool needs_task() const override { return false; }
+
+    std::optional<CollapsedSite> collapse(const Site& site, int) override {
+        const size_t at = expect_position(site);
+        return CollapsedSite{value(down_[at]).detach(), value(up_[at]).detach() * scale_};
+    }
+
+    void add_task(const std::string& start, Generator&) override {
+        if (start != "fresh" && start != "uniform")
+            fail(Code::invalid_config, "start: '", start, "' is not known, allowed: fresh, uniform");
+        ++tasks_;
+    }
+
+    std::vector<float> task_weights(int) override { return {1.0f}; }
+
+    Json config() const override {
+        return {{"method", "lora"},
+                {"rank", rank_},
+                {"alpha", alpha_},
+                {"use_rslora", rslora_},
+                {"lora_dropout", dropout_},
+                {"train", "all"},
+                {"init", skill_init_name(init_)}};
+    }
+
+    /// The update of a site; `gate` [rows, 1] when rows bring weights of their own.
+    LowRank update(size_t at, const at::Tensor& gate) const {
+        LowRank update;
+        update.a = value(down_[at]).unsqueeze(0);
+        update.b = value(up_[at]).unsqueeze(0);
+        update.scale = scale_;
+        if (gate.defined()) {
+            update.gate_kind = Gate::diagonal;
+            update.gate = gate;
+        }
+        return update;
+    }
+    using SiteMethod::position;
+    double dropout() const { return dropout_; }
+
+  private:
+    int64_t rank_ = 8;
+    double alpha_ = 8.0, dropout_ = 0.0, scale_ = 1.0;
+    bool rslora_ = false;
+    SkillInit init_ = SkillInit::kaiming;
+    std::vector<size_t> down_, up_;  ///< parameter indices per site
+};
+
+class LoraAdaptation final : public Adaptation {
+  public:
+    LoraAdaptation(const Lora& method, at::Tensor gate, std::optional<uint64_t> seed, RouteInput recorded)
+        : method_(method), gate_(std::move(gate)), seed_(seed), recorded_(std::move(recorded)) {}
+
+    std::vector<LowRank> at(const Site& site, const at::Tensor& x) override {
+        const int position = method_.position(site);
+        if (position < 0) return {};
+        LowRank update = method_.update(static_cast<size_t>(position), gate_);
+        const at::Tensor mask = keep_mask(site, x);
+        if (mask.defined()) update.input = x * mask.to(x.scalar_type());
+        return {std::move(update)};
+    }
+
+  private:
+    at::Tensor keep_mask(const Site& site, const at::Tensor& x) const {
+        if (const at::Tensor mask = recorded_noise(recorded_, site.path, "dropout_mask"); mask.defined())
+            return mask.reshape(x.sizes()).to(at::kFloat) / (1.0 - method_.dropout());
+        if (!seed_) return {};
+        return dropout_mask(named_generator(*seed_, site.path).state(), x.size(0), x.size(1),
+                            method_.dropout());
+    }
+
+    const Lora& method_;
+    at::Tensor gate_;
+    std::optional<uint64_t> seed_;
+    RouteInput recorded_;  ///< only `recorded` is set
+};
+
+std::unique_ptr<Adaptation> Lora::adapt(const RouteInput& input) {
+    check_explicit_weights(input, skill_count());
+    for (size_t row = 0; row < input.task_ids.size(); ++row)
+        if (input.task_ids[row] != -1) check_task_id(input, static_cast<int>(row), tasks_);
+    at::Tensor gate;
+    if (!input.weights.empty()) {
+        std::vector<float> rows;
+        for (const auto& weights : input.weights) rows.push_back(weights.empty() ? 1.0f : weights[0]);
+        gate = at::tensor(rows, at::kFloat).view({-1, 1});
+    }
+    std::optional<uint64_t> seed;
+    RouteInput recorded;
+    if (input.mode == Mode::train && dropout_ > 0.0) {
+        recorded.recorded = input.recorded;
+        if (!input.recorded) seed = noise_seed(input, "lora_dropout");
+    }
+    if (input.trace)
+        for (const Site& site : sites_)
+            (*input.trace)[site.path]["weights"] = gate.defined() ? gate : at::ones({input.rows(), 1});
+    return std::make_unique<LoraAdaptation>(*this, std::move(gate), seed, std::move(recorded));
+}
+
+}  // namespace
+
+std::unique_ptr<Method> make_lora(const Json& config, const MethodContext& context) {
+    return std::make_unique<Lora>(config, context);
+}
+
+}  // namespace polyad

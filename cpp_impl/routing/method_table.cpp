@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "routing/method_table.h"
+
+#include "base/error.h"
+
+namespace polyad {
+namespace {
+
+struct Row {
+    const char* name;
+    const char* summary;
+    std::unique_ptr<Method> (*make)(const Json&, const MethodContext&);
+};
+
+constexpr Row rows[] = {
+    {"lora", "one low-rank adapter for all tasks (arXiv 2106.09685; rsLoRA with \"use_rslora\")", make_lora},
+    {"poly", "tasks mix shared skills by learned logits (Polytropon, arXiv 2202.13914)", make_poly},
+    {"mhr", "Poly with a mixture of its own per block of features (multi-head routing, arXiv 2211.03831)",
+     make_poly},
+    {"cpoly", "skills common to all tasks plus private ones of each task (C-Poly, arXiv 2312.03248)",
+     make_cpoly},
+};
+
+const Row& find(std::string_view name) {
+    for (const Row& row : rows)
+        if (name == row.name) return row;
+    std::string known;
+    for (const Row& row : rows) known += (known.empty() ? "" : ", ") + std::string(row.name);
+    throw Error(Code::invalid_config, text("method.method: '", name, "' is not known, allowed: ", known),
+                "method");
+}
+
+}  // namespace
+
+std::unique_ptr<Method> make_method(const Json& config, const MethodContext& context) {
+    if (!config.is_object())
+        fail(Code::invalid_config, "method must be a JSON object, got ", config.type_name());
+    const auto name = config.find("method");
+    if (name == config.end() || !name->is_string())
+        throw Error(Code::invalid_config, "method.method: needs the name of a method, for example \"cpoly\"",
+                    "method");
+    if (context.tasks < 0) fail(Code::invalid_argument, "the number of tasks is negative");
+    return find(name->get<std::string>()).make(config, context);
+}
+
+std::vector<std::string> method_names() {
+    std::vector<std::string> names;
+    for (const Row& row : rows) names.emplace_back(row.name);
+    return names;
+}
+
+std::string method_summary(std::string_view name) {
+    return find(name).summary;
+}
+
+}  // namespace polyad

@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+// One row per method. A new method is its own file and one line here and in method_table.cpp.
+#pragma once
+
+#include <memory>
+
+#include "routing/method.h"
+
+namespace polyad {
+
+std::unique_ptr<Method> make_lora(const Json& config, const MethodContext& context);
+std::unique_ptr<Method> make_poly(const Json& config, const MethodContext& context);  ///< poly and mhr
+std::unique_ptr<Method> make_cpoly(const Json& config, const MethodContext& context);
+
+}  // namespace polyad

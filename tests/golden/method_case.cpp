@@ -1,0 +1,197 @@
+// SPDX-License-Identifier: Apache-2.0
+// A case of one adapted linear, through Method, Adaptation and adapted_linear.
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/stack.h>
+#include <ATen/ops/zeros_like.h>
+
+#include "backbone/low_rank.h"
+#include "base/error.h"
+#include "golden/case.h"
+#include "golden/options.h"
+#include "routing/method.h"
+
+namespace polyad::golden {
+namespace {
+
+const char* const site_path = "layer";
+
+class Runner {
+  public:
+    explicit Runner(const Case& c) : case_(c) {
+        site_.path = site_path;
+        site_.d_in = c.config.at("d_in").get<int64_t>();
+        site_.d_out = c.config.at("d_out").get<int64_t>();
+        MethodContext context;
+        context.sites = {site_};
+        context.tasks = c.config.value("n_tasks", 1);
+        method_ = make_method(product_config(c.method, c.config), context);
+        load_parameters();
+    }
+
+    std::string run() {
+        compute();
+        if (!case_.expected_error.empty()) return "was computed, expected the error " + case_.expected_error;
+        std::string problem = compare_outputs();
+        if (problem.empty()) problem = compare_gradients();
+        if (problem.empty() && !case_.train) problem = compare_serving();
+        return problem;
+    }
+
+  private:
+    static std::string suffix(const Parameter& p) { return p.name.substr(std::string(site_path).size() + 1); }
+
+    void load_parameters() {
+        at::NoGradGuard no_grad;
+        size_t used = 0;
+        for (Parameter& p : method_->parameters()) {
+            const at::Tensor value = case_.find("param." + suffix(p));
+            if (!value.defined()) {
+                if (case_.expected_error.empty())
+                    fail(Code::bad_format, "the case has no value for '", p.name, "'");
+                continue;
+            }
+            if (value.sizes() != p.value.sizes())
+                fail(Code::bad_format, "parameter '", p.name, "' has shape ", p.value.sizes(),
+                     ", the case has ", value.sizes());
+            p.value.copy_(value);
+            ++used;
+        }
+        if (used != case_.names("param.").size())
+            fail(Code::bad_format, "the case has parameters the method lacks");
+        method_->parameters_changed();
+    }
+
+    RouteInput route_input() {
+        const at::Tensor x = case_.at("in.x");
+        RouteInput input;
+        for (int64_t b = 0; b <= x.size(0); ++b)
+            input.row_begin.push_back(static_cast<int32_t>(b * x.size(1)));
+        if (const at::Tensor ids = case_.find("in.task_ids"); ids.defined())
+            for (int64_t b = 0; b < x.size(0); ++b)
+                input.task_ids.push_back(static_cast<int32_t>(ids.const_data_ptr<int64_t>()[b]));
+        input.mode = case_.train ? Mode::train : Mode::eval;
+        for (const char* name : {"u", "dropout_mask"})
+            if (const at::Tensor noise = case_.find(std::string("in.") + name); noise.defined())
+                recorded_[site_path][name] = noise;
+        input.recorded = &recorded_;
+        return input;
+    }
+
+    at::Tensor forward(const at::Tensor& flat_x, const RouteInput& input) {
+        adaptation_ = method_->adapt(input);
+        return adapted_linear(flat_x, case_.at("in.base_weight"), case_.find("in.base_bias"), input.row_begin,
+                              adaptation_->at(site_, flat_x));
+    }
+
+    void compute() {
+        RouteInput input = route_input();
+        input.trace = &trace_;
+        const at::Tensor given = case_.at("in.x");
+        x_ = given.clone().requires_grad_(true);
+        y_ = forward(x_.view({-1, site_.d_in}), input).view({given.size(0), given.size(1), site_.d_out});
+    }
+
+    at::Tensor output(const std::string& name) {
+        if (name == "y") return y_;
+        if (name == "task_delta") return task_delta();
+        if (name == "aux_loss") return method_->auxiliary_loss(*adaptation_).view({1});
+        const auto site = trace_.find(site_path);
+        if (site == trace_.end()) return {};
+        const auto tensor = site->second.find(name);
+        return tensor == site->second.end() ? at::Tensor() : tensor->second;
+    }
+
+    at::Tensor task_delta() {
+        std::vector<at::Tensor> tasks;
+        for (int64_t t = 0; t < case_.at("out.task_delta").size(0); ++t) {
+            const auto pair = method_->collapse(site_, static_cast<int>(t));
+            if (!pair) return {};
+            tasks.push_back(at::mm(pair->b, pair->a));
+        }
+        return at::stack(tasks);
+    }
+
+    std::string compare_outputs() {
+        for (const std::string& name : case_.names("out.")) {
+            const at::Tensor want = case_.at("out." + name);
+            at::Tensor got = output(name);
+            if (got.defined() && got.numel() == want.numel())
+                got = got.reshape(want.sizes());  // tokens laid end to end
+            if (std::string problem = difference("out." + name, got, want, case_); !problem.empty())
+                return problem;
+        }
+        return {};
+    }
+
+    std::string compare_gradients() {
+        at::Tensor loss;
+        for (const std::string& name : case_.names("in.grad_")) {
+            const at::Tensor weight = case_.at("in.grad_" + name), value = output(name);
+            if (!value.defined()) return "out." + name + " was not computed";
+            const at::Tensor term = (value.reshape(weight.sizes()) * weight).sum();
+            loss = loss.defined() ? loss + term : term;
+        }
+        if (case_.find("out.aux_loss").defined()) loss = loss + output("aux_loss").sum();
+        if (loss.defined() && loss.requires_grad()) loss.backward();
+        for (const std::string& name : case_.grad_inputs) {
+            if (name != "x") return "gradient of input '" + name + "' is not offered";
+            if (std::string problem = compare_gradient("x", x_); !problem.empty()) return problem;
+        }
+        size_t trainable = 0;
+        for (const Parameter& p : method_->parameters()) {
+            const bool wanted = case_.find("grad." + suffix(p)).defined();
+            if (p.trainable != wanted)
+                return "parameter " + suffix(p) + (wanted ? " is frozen" : " is not frozen");
+            trainable += wanted;
+            if (!wanted) continue;
+            if (std::string problem = compare_gradient(suffix(p), p.value); !problem.empty()) return problem;
+        }
+        return trainable == case_.trainable.size() ? "" : "the case trains parameters the method lacks";
+    }
+
+    std::string compare_gradient(const std::string& name, const at::Tensor& leaf) {
+        const at::Tensor got = leaf.grad().defined() ? leaf.grad() : at::zeros_like(leaf);
+        return difference("grad." + name, got, case_.at("grad." + name), case_);
+    }
+
+    /// The same rows as they are served: outside autograd, with mixtures that are kept between calls.
+    std::string compare_serving() {
+        at::NoGradGuard no_grad;
+        for (int call = 0; call < 2; ++call) {
+            const at::Tensor y = forward(case_.at("in.x").view({-1, site_.d_in}), route_input());
+            std::string problem =
+                difference("served y", y.view(case_.at("out.y").sizes()), case_.at("out.y"), case_);
+            if (!problem.empty()) return problem;
+        }
+        return {};
+    }
+
+    const Case& case_;
+    Site site_;
+    std::unique_ptr<Method> method_;
+    std::unique_ptr<Adaptation> adaptation_;
+    std::map<std::string, std::map<std::string, at::Tensor>> recorded_, trace_;
+    at::Tensor x_, y_;
+};
+
+}  // namespace
+
+bool knows_method(const std::string& method) {
+    return has_product_config(method);
+}
+
+std::string run_method_case(const Case& c) {
+    try {
+        return Runner(c).run();
+    } catch (const Error& e) {
+        if (c.expected_error.empty()) return text("error ", code_name(e.code()), ": ", e.what());
+        const std::string said = std::string(e.what()) + " " + e.detail();
+        return said.find(c.expected_error) != std::string::npos
+                   ? ""
+                   : text("refused, but not for ", c.expected_error, ": ", said);
+    }
+}
+
+}  // namespace polyad::golden

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "golden/options.h"
+
+#include <map>
+#include <utility>
+#include <vector>
+
+#include "base/error.h"
+
+namespace polyad::golden {
+namespace {
+
+/// Product option <- case option.
+using Names = std::vector<std::pair<const char*, const char*>>;
+
+const std::map<std::string, Names>& option_names() {
+    static const Names poly = {{"rank", "r"},
+                               {"alpha", "alpha"},
+                               {"n_skills", "n_skills"},
+                               {"n_splits", "n_splits"},
+                               {"combine", "combine"},
+                               {"skill_sampling", "skill_sampling"},
+                               {"tau", "tau"}};
+    static const std::map<std::string, Names> names = {
+        {"lora",
+         {{"rank", "r"}, {"alpha", "alpha"}, {"use_rslora", "use_rslora"}, {"lora_dropout", "lora_dropout"}}},
+        {"poly", poly},
+        {"mhr", poly},
+        {"cpoly",
+         {{"rank", "r"},
+          {"alpha", "alpha"},
+          {"common_skills", "n_common"},
+          {"private_skills", "n_specific"},
+          {"n_splits", "n_splits"},
+          {"combine", "combine"},
+          {"specific_routing", "specific_routing"},
+          {"tau", "tau"}}},
+    };
+    return names;
+}
+
+}  // namespace
+
+bool has_product_config(const std::string& method) {
+    return option_names().count(method) > 0;
+}
+
+Json product_config(const std::string& method, const Json& config) {
+    const auto names = option_names().find(method);
+    if (names == option_names().end()) fail(Code::unsupported, "method '", method, "' is not known");
+    Json out = {{"method", method}};
+    for (const auto& [ours, theirs] : names->second)
+        if (config.contains(theirs)) out[ours] = config.at(theirs);
+    if (method == "cpoly" && config.contains("skill_sampling"))
+        out["common_noise"] = config.at("skill_sampling") == "sigmoid" ? "none" : "relaxed_bernoulli";
+    return out;
+}
+
+}  // namespace polyad::golden
