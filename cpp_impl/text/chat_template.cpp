@@ -42,13 +42,17 @@ ChatTemplate::~ChatTemplate() {
 
 std::string ChatTemplate::render(const std::vector<ChatMessage>& messages, bool add_generation_prompt) const {
     if (!template_) fail(Code::unsupported, "the model's chat template does not parse: ", error_);
-    Json list = Json::array();
+    // Insertion order: a template that prints a message as JSON shows role before content, as in Python.
+    nlohmann::ordered_json list = nlohmann::ordered_json::array();
     for (size_t i = 0; i < messages.size(); ++i) {
         require_utf8(messages[i].role, i, "role");
         require_utf8(messages[i].content, i, "content");
-        list.push_back({{"role", messages[i].role}, {"content", messages[i].content}});
+        nlohmann::ordered_json message;
+        message["role"] = messages[i].role;
+        message["content"] = messages[i].content;
+        list.push_back(std::move(message));
     }
-    Json variables = variables_;
+    nlohmann::ordered_json variables = variables_;
     variables["messages"] = std::move(list);
     variables["add_generation_prompt"] = add_generation_prompt;
     // Hugging Face passes these as None when they are not given.

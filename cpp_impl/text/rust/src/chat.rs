@@ -13,7 +13,7 @@ type Clock = unsafe extern "C" fn(*const c_char, *mut c_char, usize) -> usize;
 
 const NAME: &str = "chat template";
 /// Instructions one rendering may take: a loop that never ends is refused, long conversations are not.
-const FUEL: u64 = 50_000_000;
+const FUEL: u64 = 10_000_000;
 /// Calls within calls (macros); bounds the stack used on a host's thread.
 const MAX_DEPTH: usize = 64;
 
