@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "evaluation/evaluator.h"
 
-#include <ATen/ops/empty.h>
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
@@ -74,6 +73,8 @@ Evaluator::Evaluator(std::shared_ptr<const Backbone> backbone, std::shared_ptr<S
     }
     if (options_.max_tokens == 0) options_.max_tokens = prompts_->format().max_answer_tokens;
 
+    likelihood_ = std::make_unique<AnswerLikelihood>(*backbone_, skillset_.get(), options_.batch_size);
+
     const std::vector<Task>& tasks = dataset_->tasks();
     for (const std::string& name : options_.tasks)
         if (dataset_->find(name) < 0)
@@ -132,11 +133,15 @@ void Evaluator::check_cancelled() {
         fail(Code::cancelled, "the evaluation was cancelled; step again to go on");
 }
 
-/// Items of the next batch: rows of one forward, where a ranked example costs one row per label.
-size_t Evaluator::batch_end() const {
+/// Items of the next batch: as many rows as one forward takes. A ranked example that cannot share its prompt
+/// costs one row per label.
+size_t Evaluator::batch_end() {
     size_t end = next_, rows = 0;
     while (end < items_.size()) {
-        rows += ranks_labels(items_[end]) ? task_of(items_[end]).labels.size() : 1;
+        const Item& item = items_[end];
+        const bool one_row =
+            !ranks_labels(item) || likelihood_->shares_prompts(task_ids_[static_cast<size_t>(item.task)]);
+        rows += one_row ? 1 : task_of(item).labels.size();
         if (end > next_ && rows > static_cast<size_t>(options_.batch_size)) break;
         ++end;
     }
@@ -200,74 +205,45 @@ EvaluationProgress Evaluator::progress() const {
     return out;
 }
 
-/// Per row the log-probability of its answer: the sum over its tokens, or their mean.
-std::vector<double> Evaluator::answer_scores(const std::vector<EncodedExample>& rows,
-                                             const std::vector<Item>& items) {
-    std::vector<double> out(rows.size(), 0.0);
-    for (size_t begin = 0; begin < rows.size(); begin += static_cast<size_t>(options_.batch_size)) {
-        check_cancelled();
-        const size_t end = std::min(rows.size(), begin + static_cast<size_t>(options_.batch_size));
-        std::vector<const EncodedExample*> chunk;
-        for (size_t i = begin; i < end; ++i) chunk.push_back(&rows[i]);
-        const Batch batch = pack(chunk);
-        std::unique_ptr<Adaptation> adaptation;
-        if (skillset_) {
-            RouteInput route;
-            route.row_begin = batch.row_begin;
-            route.prompt_length = batch.prompt_length;
-            for (size_t i = begin; i < end; ++i)
-                route.task_ids.push_back(task_ids_[static_cast<size_t>(items[i].task)]);
-            adaptation = skillset_->method().adapt(route);
-        }
-        ForwardOptions forward;
-        forward.adaptation = adaptation.get();
-        const at::Tensor hidden = backbone_->hidden(batch, forward);
-        tokens_ += batch.size();
-
-        const auto count =
-            std::count_if(batch.targets.begin(), batch.targets.end(), [](int32_t t) { return t >= 0; });
-        at::Tensor positions = at::empty({static_cast<int64_t>(count)}, at::TensorOptions().dtype(at::kLong));
-        std::vector<int32_t> targets;
-        for (int i = 0; i < batch.size(); ++i) {
-            const int32_t target = batch.targets[static_cast<size_t>(i)];
-            if (target < 0) continue;
-            positions.mutable_data_ptr<int64_t>()[targets.size()] = i;
-            targets.push_back(target);
-        }
-        const at::Tensor nll = backbone_->token_nll(hidden.index_select(0, positions), targets).contiguous();
-        const float* value = nll.const_data_ptr<float>();
-        for (size_t i = begin; i < end; ++i) {
-            for (size_t k = 0; k < rows[i].answer.size(); ++k) out[i] -= *value++;
-            if (!std::isfinite(out[i]))
-                throw Error(Code::numeric_error,
-                            text("the log-probability of an answer is ", out[i], " for ", where(items[i])),
-                            where(items[i]));
-            if (options_.normalize_length) out[i] /= static_cast<double>(rows[i].answer.size());
-        }
-    }
-    return out;
-}
-
 void Evaluator::rank(const std::vector<Item>& items, const std::vector<std::vector<int32_t>>& prompts,
                      std::vector<Outcome*>& out) {
-    std::vector<EncodedExample> rows;
-    std::vector<Item> item_of_row;
-    for (size_t i = 0; i < items.size(); ++i)
-        for (const std::string& label : task_of(items[i]).labels) {
-            named(items[i], [&] { rows.push_back({prompts[i], prompts_->answer(label), 0}); });
-            item_of_row.push_back(items[i]);
-        }
-    const std::vector<double> scores = answer_scores(rows, item_of_row);
-    size_t row = 0;
+    std::vector<Question> questions;
     for (size_t i = 0; i < items.size(); ++i) {
-        const std::vector<std::string>& labels = task_of(items[i]).labels;
-        out[i]->label_scores.assign(scores.begin() + static_cast<std::ptrdiff_t>(row),
-                                    scores.begin() + static_cast<std::ptrdiff_t>(row + labels.size()));
-        row += labels.size();
+        Question question{prompts[i], {}, task_ids_[static_cast<size_t>(items[i].task)]};
+        named(items[i], [&] {
+            for (const std::string& label : task_of(items[i]).labels)
+                question.answers.push_back(prompts_->answer(label));
+            size_t longest = 0;
+            for (const auto& answer : question.answers) longest = std::max(longest, answer.size());
+            check_context(question.prompt.size() + longest);
+        });
+        questions.push_back(std::move(question));
+    }
+    const int64_t tokens_before = likelihood_->tokens();
+    const auto scores = likelihood_->score(questions, [&] { check_cancelled(); });
+    tokens_ += likelihood_->tokens() - tokens_before;
+    for (size_t i = 0; i < items.size(); ++i) {
+        out[i]->label_scores = scores[i];
+        for (size_t k = 0; k < scores[i].size(); ++k) {
+            double& score = out[i]->label_scores[k];
+            if (!std::isfinite(score))
+                throw Error(Code::numeric_error,
+                            text(where(items[i]), ": the log-probability of a label is ", score),
+                            where(items[i]));
+            if (options_.normalize_length) score /= static_cast<double>(questions[i].answers[k].size());
+        }
         const auto best =
             std::max_element(out[i]->label_scores.begin(), out[i]->label_scores.end());  // ties: the first
-        out[i]->prediction = labels[static_cast<size_t>(best - out[i]->label_scores.begin())];
+        out[i]->prediction =
+            task_of(items[i]).labels[static_cast<size_t>(best - out[i]->label_scores.begin())];
     }
+}
+
+void Evaluator::check_context(size_t tokens) const {
+    const int64_t context = backbone_->info().context;
+    if (static_cast<int64_t>(tokens) > context)
+        fail(Code::context_overflow, "prompt and answer have ", tokens, " tokens, but the backbone holds ",
+             context, "; lower prompt.max_tokens");
 }
 
 void Evaluator::generate(const std::vector<Item>& items, const std::vector<std::vector<int32_t>>& prompts,
@@ -281,12 +257,7 @@ void Evaluator::generate(const std::vector<Item>& items, const std::vector<std::
         input.task = task_ids_[static_cast<size_t>(items[i].task)];
         input.prompt = prompts[i];
         const auto length = static_cast<int64_t>(prompts[i].size());
-        if (length >= context)
-            throw Error(
-                Code::context_overflow,
-                text("a prompt of ", length, " tokens leaves no room for an answer in the backbone's ",
-                     context, ": ", where(items[i]), "; lower prompt.max_tokens"),
-                where(items[i]));
+        named(items[i], [&] { check_context(prompts[i].size() + 1); });
         input.sampling.max_tokens =
             static_cast<int>(std::min<int64_t>(options_.max_tokens, context - length));
         input.sampling.stop = options_.stop;

@@ -16,6 +16,7 @@
 #include "base/config.h"
 #include "data/dataset.h"
 #include "data/prompt.h"
+#include "evaluation/answer_likelihood.h"
 #include "evaluation/text_metrics.h"
 #include "routing/skillset.h"
 
@@ -87,15 +88,14 @@ class Evaluator {
     const Example& example_of(const Item& item) const;
     bool ranks_labels(const Item& item) const;
     std::string where(const Item& item) const;
-    size_t batch_end() const;
+    size_t batch_end();
     void named(const Item& item, const std::function<void()>& work) const;
     void check_cancelled();
     void rank(const std::vector<Item>& items, const std::vector<std::vector<int32_t>>& prompts,
               std::vector<Outcome*>& out);
     void generate(const std::vector<Item>& items, const std::vector<std::vector<int32_t>>& prompts,
                   std::vector<Outcome*>& out);
-    std::vector<double> answer_scores(const std::vector<EncodedExample>& rows,
-                                      const std::vector<Item>& items);
+    void check_context(size_t tokens) const;
 
     std::shared_ptr<const Backbone> backbone_;
     std::shared_ptr<Skillset> skillset_;
@@ -103,6 +103,7 @@ class Evaluator {
     EvaluatorOptions options_;
     std::unique_ptr<PromptEncoder> own_prompts_;
     const PromptEncoder* prompts_ = nullptr;
+    std::unique_ptr<AnswerLikelihood> likelihood_;
     std::vector<int> task_ids_;  ///< per dataset task its index in the skillset, -1 = none
     std::vector<Item> items_;    ///< in the order they are scored: round robin over the tasks
     std::vector<Outcome> outcomes_;

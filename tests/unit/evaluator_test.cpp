@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "echo_backbone.h"
+#include "evaluation/answer_likelihood.h"
 #include "evaluation/report.h"
 
 namespace polyad {
@@ -126,6 +127,25 @@ TEST(Evaluator, LengthNormalisationCanChangeTheWinner) {
     EXPECT_NEAR(sum["b"].get<double>(), 2 * mean["b"].get<double>(), 1e-5);
     EXPECT_NEAR(sum["aaaaaaaaab"].get<double>(), 11 * mean["aaaaaaaaab"].get<double>(), 1e-5);
     EXPECT_GT(mean["aaaaaaaaab"].get<double>(), mean["b"].get<double>());
+}
+
+TEST(AnswerLikelihood, SharedPromptsScoreLikeWholeRows) {
+    const EchoBackbone model;
+    const auto ids = [&](const char* text) { return model.tokenizer()->encode(text, false); };
+    std::vector<Question> together = {
+        {ids("Input: abc\nOutput:\n"), {ids("abc"), ids("a"), ids("xbc"), ids("abcd")}, -1},
+        {ids("Input: q\nOutput:\n"), {ids("q"), ids("qqqqq")}, -1}};
+    std::vector<Question> alone;  // a single answer is a whole row
+    for (const Question& question : together)
+        for (const auto& answer : question.answers) alone.push_back({question.prompt, {answer}, -1});
+    for (const int batch_size : {1, 3, 8}) {
+        AnswerLikelihood shared(model, nullptr, batch_size), whole(model, nullptr, batch_size);
+        const auto a = shared.score(together, [] {}), b = whole.score(alone, [] {});
+        size_t row = 0;
+        for (const auto& question : a)
+            for (const double score : question) EXPECT_NEAR(score, b[row++].front(), 1e-5);
+        EXPECT_LT(shared.tokens(), whole.tokens());
+    }
 }
 
 TEST(Evaluator, ChoosesSplitTasksAndExamples) {
