@@ -92,7 +92,9 @@ void set_scale(const PeftAdapter& adapter, PeftModule& module, const std::string
     module.rank = adapter.rank;
     double alpha = adapter.alpha;
     if (const Json* rank = pattern_value(adapter.config, "rank_pattern", module.path, source)) {
-        if (!rank->is_number_unsigned() || *rank == 0 || *rank > max_rank)
+        const bool whole =
+            rank->is_number_integer();  // the comparisons below are Json's, exact for any integer
+        if (!whole || *rank < 1 || *rank > max_rank)
             fail(Code::bad_format, source, ".rank_pattern: ", rank->dump().substr(0, 40), ", allowed: 1 to ",
                  max_rank);
         module.rank = rank->get<int64_t>();
@@ -166,16 +168,10 @@ bool split_key(const std::string& name, bool poly, std::string& path, Part& part
     return poly ? match(many) : match(lora);
 }
 
-bool is_target(const PeftAdapter& adapter, const std::string& name, const std::string& path) {
-    if (adapter.target_regex) {
-        if (name == "all-linear") return true;
-        try {
-            return std::regex_match(path, std::regex(name));
-        } catch (const std::regex_error& e) {
-            fail(Code::bad_format, "target_modules: '", name.substr(0, 80),
-                 "' is no regular expression: ", e.what());
-        }
-    }
+/// True when `name` (a module name or the end of a path; `pattern` when target_modules is one regular
+/// expression) stands for `path`.
+bool is_target(const std::string& name, const std::regex* pattern, const std::string& path) {
+    if (pattern) return std::regex_match(path, *pattern);
     return path == name ||
            (path.size() > name.size() && path.ends_with(name) && path[path.size() - name.size() - 1] == '.');
 }
@@ -241,10 +237,22 @@ void check_against_base(const PeftAdapter& adapter, const std::vector<BaseModule
             fail(Code::bad_format, "the adapter's '", module.path, "' is ", module.d_in, " -> ", module.d_out,
                  ", the base's is ", at->second->d_in, " -> ", at->second->d_out);
     }
-    for (const std::string& name : adapter.target_modules)
-        if (std::none_of(base.begin(), base.end(),
-                         [&](const BaseModule& m) { return is_target(adapter, name, m.path); }))
-            fail(Code::bad_format, "target_modules: '", name, "' matches no module of the base");
+    if (adapter.target_modules == std::vector<std::string>{"all-linear"}) return;
+    for (const std::string& name : adapter.target_modules) {
+        std::optional<std::regex> pattern;
+        try {
+            if (adapter.target_regex) pattern.emplace(name);
+        } catch (const std::regex_error& e) {
+            fail(Code::bad_format, "target_modules: '", name.substr(0, 80),
+                 "' is no regular expression: ", e.what());
+        }
+        const auto matches = [&](const BaseModule& m) {
+            return is_target(name, pattern ? &*pattern : nullptr, m.path);
+        };
+        if (std::none_of(base.begin(), base.end(), matches))
+            fail(Code::bad_format, "target_modules: '", name.substr(0, 80),
+                 "' matches no module of the base");
+    }
 }
 
 void write_peft(const std::filesystem::path& folder, const PeftAdapter& adapter) {

@@ -56,8 +56,9 @@ TEST(Corrupt, SharedCorpus) {
             continue;
         }
         ++checked;
-        if (expect != "no_crash")
+        if (expect != "no_crash") {
             EXPECT_EQ(outcome, expect) << path << " (" << item["defect"] << ") " << message;
+        }
     }
     EXPECT_EQ(checked, static_cast<int>(manifest["items"].size()));
     EXPECT_GT(checked, 90);
