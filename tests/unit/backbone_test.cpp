@@ -291,8 +291,17 @@ TEST(OutputHead, NllAndItsGradientMatchAtenWithAndWithoutSmoothing) {
     EXPECT_THROW(head_nll(h, head, {1, 2}, 0.0), Error);
 }
 
+TEST(OutputHead, ANanInTheHiddenStateShowsInTheLoss) {
+    Generator generator(19);
+    const FrozenMatrix head(noise(generator, {70, 24}, 0.3));
+    at::Tensor h = noise(generator, {3, 24});
+    h[1][4].fill_(NAN);
+    const at::Tensor nll = head_nll(h, head, {1, 2, 3}, 0.0);
+    EXPECT_TRUE(std::isnan(nll[1].item<float>()));
+    EXPECT_TRUE(std::isfinite(nll[0].item<float>()) && std::isfinite(nll[2].item<float>()));
+}
+
 // ---- a whole decoder
-// ---------------------------------------------------------------------------------------------
 
 class DecoderTest : public testing::TestWithParam<const char*> {
   protected:
