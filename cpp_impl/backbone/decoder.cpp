@@ -65,7 +65,7 @@ at::Tensor Decoder::embed(const std::vector<int32_t>& tokens) const {
 }
 
 at::Tensor Decoder::logits(const at::Tensor& hidden) const {
-    return head_logits(hidden, *head_);
+    return head_logits(hidden, head_);
 }
 
 at::Tensor Decoder::token_nll(const at::Tensor& hidden, const std::vector<int32_t>& targets,

@@ -36,10 +36,12 @@ class NllNode final : public SavedNode {
 
 }  // namespace
 
-at::Tensor head_logits(const at::Tensor& hidden, const FrozenMatrix& head) {
-    if (hidden.dim() != 2 || hidden.size(1) != head.columns())
-        fail(Code::invalid_argument, "hidden states are [rows, ", head.columns(), "]");
-    return at::linear(hidden.to(head.dtype()), head.dense()).to(at::kFloat);
+at::Tensor head_logits(const at::Tensor& hidden, const std::shared_ptr<const FrozenMatrix>& head) {
+    if (hidden.dim() != 2 || hidden.size(1) != head->columns())
+        fail(Code::invalid_argument, "hidden states are [rows, ", head->columns(), "]");
+    // As one more linear: ATen's own node would keep a packed head's scratch, which the next use overwrites.
+    const RowBegin rows{0, static_cast<int32_t>(hidden.size(0))};
+    return adapted_linears(hidden.to(head->dtype()), {{head, {}, {}}}, rows)[0].to(at::kFloat);
 }
 
 at::Tensor head_nll(const at::Tensor& hidden, const FrozenMatrix& head, const std::vector<int32_t>& targets,

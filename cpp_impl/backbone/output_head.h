@@ -12,8 +12,8 @@
 
 namespace polyad {
 
-/// hidden [M, width] -> float32 [M, vocab].
-at::Tensor head_logits(const at::Tensor& hidden, const FrozenMatrix& head);
+/// hidden [M, width] -> float32 [M, vocab]. Differentiable in hidden.
+at::Tensor head_logits(const at::Tensor& hidden, const std::shared_ptr<const FrozenMatrix>& head);
 
 /// Negative log likelihood per row, float32 [M]; target -1 gives 0. Runs over chunks of rows; when `hidden`
 /// needs a gradient it is computed chunk by chunk in the same pass and is all that is kept.
