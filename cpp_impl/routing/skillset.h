@@ -20,22 +20,26 @@ namespace polyad {
 struct TaskEntry {
     std::string name, category, instruction;
     std::vector<std::string> labels;
+    std::vector<Example> positive_examples;  ///< as many as the prompt format shows
 
     static TaskEntry from(const Task& task);
-    Task to_task() const;  ///< without examples: enough for PromptEncoder
+    Task to_task() const;  ///< without the splits' examples: enough for PromptEncoder
 };
 
 class Skillset {
   public:
-    /// Fresh skills for the dataset's tasks. `config` = method config (routing/method.h) plus "target_modules",
-    /// "seed" and "prompt" (data/prompt.h).
-    static std::shared_ptr<Skillset> create(std::shared_ptr<const Backbone> backbone, const std::vector<Task>& tasks,
-                                            const Json& config);
+    /// Fresh skills for the dataset's tasks. `config` = method config (routing/method.h) plus
+    /// "target_modules", "seed" and "prompt" (data/prompt.h).
+    static std::shared_ptr<Skillset> create(std::shared_ptr<const Backbone> backbone,
+                                            const std::vector<Task>& tasks, const Json& config);
     /// Refuses a bundle made for another backbone (Code::backbone_mismatch, both names in the message).
-    static std::shared_ptr<Skillset> load(std::shared_ptr<const Backbone> backbone, const std::filesystem::path& path);
+    static std::shared_ptr<Skillset> load(std::shared_ptr<const Backbone> backbone,
+                                          const std::filesystem::path& path);
     static std::shared_ptr<Skillset> load(std::shared_ptr<const Backbone> backbone, const Bytes& bundle);
     void save(const std::filesystem::path& path) const;
     std::string save_to_memory() const;
+    /// A copy that later training of this one does not touch; values are copied, the backbone is shared.
+    std::shared_ptr<Skillset> snapshot() const;
 
     const std::shared_ptr<const Backbone>& backbone() const { return backbone_; }
     Method& method() const { return *method_; }
@@ -48,16 +52,26 @@ class Skillset {
     int add_task(const Task& task, const std::string& start, uint64_t seed);
     /// Everything create() was given, defaults filled in.
     Json config() const;
-    /// Free key-value metadata kept in the bundle ("training", "licence", ...); unknown keys of a loaded bundle stay.
+    /// Free key-value metadata kept in the bundle ("training", "licence", ...); unknown keys of a loaded
+    /// bundle stay.
     Json& metadata() { return metadata_; }
+    const Json& metadata() const { return metadata_; }
 
   private:
     Skillset() = default;
+    /// Method, sites and prompts from a complete configuration; parameter values as `fill` says.
+    static std::shared_ptr<Skillset> build(std::shared_ptr<const Backbone> backbone,
+                                           std::vector<TaskEntry> tasks, const Json& config, Fill fill);
+    void check_new_name(const std::string& name) const;
+    void trim(TaskEntry& entry) const;
+
     std::shared_ptr<const Backbone> backbone_;
     std::unique_ptr<Method> method_;
     std::vector<TaskEntry> tasks_;
     std::vector<Site> sites_;
     std::unique_ptr<PromptEncoder> prompts_;
+    Json target_modules_;
+    uint64_t seed_ = 0;
     Json metadata_ = Json::object();
     Json extra_ = Json::object();  ///< unknown top-level keys of the bundle, kept as they were
 };

@@ -102,7 +102,8 @@ Json compute(const std::string& kind, const Json& in) {
 }
 
 /// Path of the first difference, empty when there is none.
-std::string mismatch(const Json& got, const Json& want, double rtol, double atol, const std::string& where) {
+std::string first_difference(const Json& got, const Json& want, double rtol, double atol,
+                             const std::string& where) {
     const auto differs = [&] { return text(where, ": ", got.dump(), " instead of ", want.dump()); };
     if (want.is_number_float() || (want.is_number() && got.is_number_float())) {
         if (!got.is_number()) return differs();
@@ -118,7 +119,7 @@ std::string mismatch(const Json& got, const Json& want, double rtol, double atol
             else if (got.contains(item.key()))
                 part = &got[item.key()];
             if (!part) return differs();
-            std::string problem = mismatch(*part, item.value(), rtol, atol, where + "." + item.key());
+            std::string problem = first_difference(*part, item.value(), rtol, atol, where + "." + item.key());
             if (!problem.empty()) return problem;
         }
         return {};
@@ -131,7 +132,7 @@ std::string run_case(const Json& c, double rtol, double atol) {
     try {
         const Json got = compute(c.at("kind").get<std::string>(), c.at("input"));
         if (!expected.empty()) return "was computed, expected the error " + expected;
-        return mismatch(got, c.at("expected"), rtol, atol, "result");
+        return first_difference(got, c.at("expected"), rtol, atol, "result");
     } catch (const Error& e) {
         const std::string said = std::string(e.what()) + " " + e.detail();
         if (!expected.empty() && said.find(expected) != std::string::npos) return {};
