@@ -26,6 +26,21 @@ Mixture FactorCache::mixture(int32_t slot) const {
     return mixtures_.at(static_cast<size_t>(slot));
 }
 
+void FactorCache::reserve(Stacked& stacked, const Factors& factors, at::ScalarType dtype) const {
+    const int64_t rank = factors.a.size(0), had = stacked.a.defined() ? stacked.a.size(1) : 0;
+    if (rank <= had) return;
+    const auto options = at::TensorOptions().dtype(dtype);
+    Stacked larger{at::empty({capacity_, rank, factors.a.size(1)}, options),
+                   at::empty({capacity_, factors.b.size(0), rank}, options)};
+    if (had > 0) {  // slots of a smaller rank are padded with zeros; readers keep the tensors they have
+        larger.a.narrow(1, 0, had).copy_(stacked.a);
+        larger.a.narrow(1, had, rank - had).zero_();
+        larger.b.narrow(2, 0, had).copy_(stacked.b);
+        larger.b.narrow(2, had, rank - had).zero_();
+    }
+    stacked = std::move(larger);
+}
+
 FactorCache::Stacked FactorCache::at(size_t site, const std::vector<int32_t>& slots, at::ScalarType dtype,
                                      const Make& make) {
     const std::lock_guard lock(mutex_);
@@ -37,13 +52,16 @@ FactorCache::Stacked FactorCache::at(size_t site, const std::vector<int32_t>& sl
         const auto index = static_cast<size_t>(slot);
         if (entry.filled[index]) continue;
         const Factors factors = make(mixtures_.at(index));
-        if (!entry.stacked.a.defined()) {
-            const auto options = at::TensorOptions().dtype(dtype);
-            entry.stacked.a = at::empty({capacity_, factors.a.size(0), factors.a.size(1)}, options);
-            entry.stacked.b = at::empty({capacity_, factors.b.size(0), factors.b.size(1)}, options);
+        const int64_t rank = factors.a.size(0);
+        reserve(entry.stacked, factors, dtype);
+        const at::Tensor a = entry.stacked.a.select(0, slot), b = entry.stacked.b.select(0, slot);
+        const int64_t unused = a.size(0) - rank;
+        a.narrow(0, 0, rank).copy_(factors.a);
+        b.narrow(1, 0, rank).copy_(factors.b);
+        if (unused > 0) {
+            a.narrow(0, rank, unused).zero_();
+            b.narrow(1, rank, unused).zero_();
         }
-        entry.stacked.a.select(0, slot).copy_(factors.a);
-        entry.stacked.b.select(0, slot).copy_(factors.b);
         entry.filled[index] = 1;
     }
     return entry.stacked;

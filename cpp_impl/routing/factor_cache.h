@@ -41,6 +41,9 @@ class FactorCache {
     Stacked at(size_t site, const std::vector<int32_t>& slots, at::ScalarType dtype, const Make& make);
 
   private:
+    /// Makes room for a pair of this rank (mixtures of one site may differ in rank).
+    void reserve(Stacked& stacked, const Factors& factors, at::ScalarType dtype) const;
+
     struct SiteFactors {
         Stacked stacked;
         std::vector<char> filled;
