@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <exception>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -73,7 +74,6 @@ class GenerationBatch {
   private:
     void forward(const std::vector<GenerationRow*>& rows);
     void advance(GenerationRow& row, std::span<const float> logits);
-    void leave_finished();
 
     std::shared_ptr<const Backbone> backbone_;
     std::unique_ptr<KvCache> cache_;

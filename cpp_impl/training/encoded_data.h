@@ -30,14 +30,11 @@ class EncodedData {
     EncodedData(const Skillset& skillset, const Dataset& dataset);
 
     TrainingRow row(Split split, int task, int example, int output);
-    /// Different training examples so far whose prompt was cut.
-    int64_t truncated_rows() const { return truncated_; }
-    void set_truncated_rows(int64_t count) { truncated_ = count; }
 
   private:
     struct Entry {
         std::vector<int32_t> prompt;
-        int truncated = -1;  ///< -1: not encoded yet
+        int truncated = 0;
     };
 
     const Skillset& skillset_;
@@ -46,7 +43,8 @@ class EncodedData {
         skillset_task_;  ///< per dataset task; -1 = not in the table (and without training examples)
     std::vector<std::vector<std::vector<std::vector<int32_t>>>> answers_;  ///< train: [task][example][output]
     std::vector<std::vector<Entry>> prompts_;                              ///< train: [task][example]
-    int64_t cached_tokens_ = 0, truncated_ = 0;
+    int64_t cached_tokens_ = 0;
+    bool truncation_told_ = false;  ///< the first cut prompt is logged, the rest only counted
 };
 
 }  // namespace polyad

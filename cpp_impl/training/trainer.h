@@ -4,7 +4,6 @@
 #pragma once
 
 #include <atomic>
-#include <chrono>
 #include <deque>
 #include <filesystem>
 #include <limits>
@@ -15,6 +14,7 @@
 #include "base/random.h"
 #include "data/dataset.h"
 #include "data/sampler.h"
+#include "io/bundle.h"
 #include "routing/skillset.h"
 #include "training/config.h"
 #include "training/encoded_data.h"
@@ -35,7 +35,7 @@ struct Progress {
     int64_t tokens = 0;              ///< real tokens processed so far
     double tokens_per_second = 0.0;  ///< of the last steps
     double seconds_left = unknown;
-    int64_t truncated_rows = 0;  ///< different examples so far whose prompt was cut
+    int64_t truncated_rows = 0;  ///< rows so far whose prompt was cut
     bool done = false;
     bool stopped_early = false;
 };
@@ -56,7 +56,8 @@ class Trainer {
     /// The step in progress, or the next one, throws Code::cancelled; stepping may go on after. Any thread.
     void cancel() { cancelled_ = true; }
 
-    /// Everything needed to go on bit for bit, in one file written atomically.
+    /// Everything needed to go on bit for bit, in one file written atomically (docs/bundle.md, key
+    /// "checkpoint").
     void save_checkpoint(const std::filesystem::path& path) const;
     /// Goes on from a checkpoint of the same backbone, skillset configuration, data and training
     /// configuration; otherwise Code::invalid_config or Code::backbone_mismatch names the first difference
@@ -74,23 +75,30 @@ class Trainer {
     struct StepRecord {
         double loss, learning_rate, gradient_norm;
     };
-    struct ValidationRecord {
-        int64_t step;
+    struct ValidationRecord {  ///< both records are rows of float64 tables in a checkpoint
+        double step;
         double loss;
     };
     using Rows = std::vector<TrainingRow>;
-    using Clock = std::chrono::steady_clock;
 
     void check_cancelled();
-    std::vector<Rows> draw_step();
+    void encode_validation();
+    /// The rows of one optimiser step.
+    Rows draw_step();
+    /// Forwards of at most `rows` rows and max_tokens_per_batch tokens.
+    std::vector<Rows> split(const Rows& all, int rows) const;
+    /// Gradients and loss of one optimiser step; parameters stay. Updates `next`.
+    void compute_step(Progress& next, int64_t& tokens);
     /// Adds the gradients of one forward; returns the sum of its negative log likelihoods.
-    double accumulate(const Rows& rows, double tokens_of_step, double share_of_step);
+    double accumulate(const Rows& rows, double answer_tokens_of_step, double share_of_step);
     double mean_validation_loss();
+    /// Measures, keeps the best weights, decides about stopping early.
     void validate();
-    void finish();
-    void measure(Clock::time_point begin, int64_t tokens);
-    [[noreturn]] void refuse_number(const std::string& what, const Rows& rows) const;
-    Bundle checkpoint() const;
+    /// Ends training when nothing is left to do.
+    void finish_if_over();
+    void measure_speed(double seconds, int64_t tokens);
+    [[noreturn]] void refuse_number(const std::string& what, const std::vector<int>& dataset_tasks) const;
+    Json checkpoint_state() const;
     void restore(const Bundle& bundle, const std::string& file);
 
     std::shared_ptr<Skillset> skillset_;
@@ -102,7 +110,7 @@ class Trainer {
     Generator noise_;
     Progress progress_;
     int64_t warmup_steps_ = 0, validation_every_ = 0;
-    std::vector<TrainingRow> validation_rows_;
+    Rows validation_rows_;
     bool validation_due_ = false;
     int validations_without_gain_ = 0;
     std::vector<at::Tensor> best_;  ///< per optimiser_.state(); empty before the first validation

@@ -1,0 +1,259 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "serving/generate.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/index_select.h>
+#include <ATen/ops/tensor.h>
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "base/error.h"
+
+namespace polyad {
+namespace {
+
+/// Prompt tokens read in one step: more would let running rows wait too long and take too much memory.
+constexpr size_t prompt_tokens_per_step = 4096;
+
+void check_route(const GenerationInput& input) {
+    if (!input.skillset) {
+        if (input.task >= 0 || !input.weights.empty())
+            fail(Code::invalid_argument, "a task or skill weights need a skillset: none is given");
+        return;
+    }
+    Method& method = input.skillset->method();
+    const int tasks = static_cast<int>(input.skillset->tasks().size());
+    if (!input.weights.empty()) {
+        const int skills = method.skill_count();
+        if (static_cast<int>(input.weights.size()) != skills)
+            fail(Code::invalid_argument, "weights: ", input.weights.size(), " given, the skillset has ",
+                 skills, " skills");
+        for (const float weight : input.weights)
+            if (!std::isfinite(weight))
+                fail(Code::invalid_argument, "weights: an entry is not a finite number");
+        return;
+    }
+    if (input.task >= tasks)
+        fail(Code::unknown_task, "task ", input.task, ": the skillset has ", tasks, " tasks");
+    if (input.task < 0 && method.needs_task())
+        fail(Code::unknown_task, "this skillset routes by task: name one of its ", tasks,
+             " tasks or give skill weights");
+}
+
+}  // namespace
+
+const char* finish_reason_name(FinishReason reason) {
+    switch (reason) {
+        case FinishReason::none:
+            return "none";
+        case FinishReason::end_token:
+            return "end_token";
+        case FinishReason::stop_string:
+            return "stop_string";
+        case FinishReason::max_tokens:
+            return "max_tokens";
+        case FinishReason::cancelled:
+            return "cancelled";
+        case FinishReason::failed:
+            return "failed";
+    }
+    return "unknown";
+}
+
+void check_input(const Backbone& backbone, const GenerationInput& input, int capacity) {
+    input.sampling.check();
+    if (!input.sampling.stop.empty() && !backbone.tokenizer())
+        fail(Code::unsupported,
+             "stop: this backbone came without a tokenizer, so there is no text to stop in");
+    if (input.prompt.empty()) fail(Code::invalid_argument, "prompt: at least one token id is needed");
+    const int64_t vocab = backbone.info().vocab;
+    for (size_t i = 0; i < input.prompt.size(); ++i)
+        if (input.prompt[i] < 0 || input.prompt[i] >= vocab)
+            fail(Code::invalid_argument, "prompt: tokens[", i, "] = ", input.prompt[i],
+                 " is outside the vocabulary [0, ", vocab, ")");
+    // The last token of an answer is never read, so it needs no place.
+    const size_t needed = input.prompt.size() + static_cast<size_t>(input.sampling.max_tokens) - 1;
+    if (needed > static_cast<size_t>(capacity))
+        fail(Code::context_overflow, "a prompt of ", input.prompt.size(),
+             " tokens and max_tokens = ", input.sampling.max_tokens, " do not fit into ", capacity,
+             " tokens");
+    check_route(input);
+}
+
+GenerationRow::GenerationRow(const Backbone& backbone, GenerationInput what)
+    : input(std::move(what)),
+      text_(backbone.tokenizer(), input.sampling.stop),
+      random_(input.sampling.seed) {}
+
+GenerationBatch::GenerationBatch(std::shared_ptr<const Backbone> backbone, int slots, int capacity)
+    : backbone_(std::move(backbone)), cache_(backbone_->make_cache(slots, capacity)) {
+    for (int slot = slots; slot > 0; --slot) free_.push_back(slot - 1);
+}
+
+void GenerationBatch::add(std::shared_ptr<GenerationRow> row) {
+    check_input(*backbone_, row->input, capacity());
+    if (free_.empty()) fail(Code::invalid_argument, "all ", cache_->slots(), " rows of the batch are in use");
+    row->slot_ = free_.back();
+    free_.pop_back();
+    cache_->truncate(row->slot_, 0);
+    const auto mate = std::find_if(rows_.rbegin(), rows_.rend(), [&](const auto& other) {
+        return other->input.skillset == row->input.skillset;
+    });
+    rows_.insert(mate == rows_.rend() ? rows_.end() : mate.base(), std::move(row));
+}
+
+void GenerationBatch::remove(const GenerationRow& row) {
+    const auto at =
+        std::find_if(rows_.begin(), rows_.end(), [&](const auto& one) { return one.get() == &row; });
+    if (at == rows_.end()) return;
+    free_.push_back((*at)->slot_);
+    (*at)->slot_ = -1;
+    rows_.erase(at);
+    adaptation_.reset();  // it refers to the row's skillset, which may go now
+    adapted_rows_.clear();
+}
+
+std::vector<std::shared_ptr<GenerationRow>> GenerationBatch::step() {
+    std::vector<std::shared_ptr<GenerationRow>> stepped = rows_;
+    std::vector<GenerationRow*> rows;
+    for (const auto& row : stepped) {
+        row->piece.clear();
+        rows.push_back(row.get());
+    }
+    if (rows.empty()) return stepped;
+    try {
+        forward(rows);
+    } catch (...) {
+        // Nobody has advanced. One row may have spoiled it for all: alone, each shows whether it was the one.
+        for (GenerationRow* row : rows) {
+            try {
+                forward({row});
+            } catch (...) {
+                row->error = std::current_exception();
+                row->reason = FinishReason::failed;
+            }
+        }
+    }
+    for (const auto& row : stepped)
+        if (row->finished()) remove(*row);
+    return stepped;
+}
+
+void GenerationBatch::forward(const std::vector<GenerationRow*>& rows) {
+    const at::NoGradGuard no_gradients;
+    Batch batch;
+    std::vector<RowRoute> routes;
+    std::vector<int64_t> last;
+    std::vector<int> lengths;
+    ForwardOptions options;
+    bool decoding = true;
+    batch.row_begin.push_back(0);
+    for (const GenerationRow* row : rows) {
+        RowRoute route{row->input.skillset.get(), row->input.task, row->input.weights, 0};
+        if (row->prefilled_) {
+            batch.tokens.push_back(row->tokens.back());
+        } else {
+            decoding = false;
+            batch.tokens.insert(batch.tokens.end(), row->input.prompt.begin(), row->input.prompt.end());
+            route.prompt_tokens = static_cast<int32_t>(row->input.prompt.size());
+        }
+        batch.prompt_length.push_back(route.prompt_tokens);
+        batch.row_begin.push_back(batch.size());
+        last.push_back(batch.size() - 1);
+        routes.push_back(std::move(route));
+        options.slots.push_back(row->slot_);
+        lengths.push_back(cache_->length(row->slot_));
+    }
+
+    const bool reuse = decoding && adaptation_ &&
+                       std::equal(rows.begin(), rows.end(), adapted_rows_.begin(), adapted_rows_.end());
+    if (!reuse) {
+        adapted_rows_.clear();
+        adaptation_ = std::make_unique<MixedAdaptation>(routes, batch.row_begin);
+        if (decoding) adapted_rows_.assign(rows.begin(), rows.end());
+    }
+    options.adaptation = adaptation_->empty() ? nullptr : adaptation_.get();
+    options.cache = cache_.get();
+
+    at::Tensor logits;
+    try {
+        const at::Tensor hidden = backbone_->hidden(batch, options);
+        logits =
+            backbone_->logits(decoding ? hidden : at::index_select(hidden, 0, at::tensor(last, at::kLong)))
+                .contiguous();
+    } catch (...) {
+        for (size_t b = 0; b < rows.size(); ++b)
+            if (cache_->length(options.slots[b]) > lengths[b]) cache_->truncate(options.slots[b], lengths[b]);
+        throw;
+    }
+    const auto vocab = static_cast<size_t>(logits.size(1));
+    for (size_t b = 0; b < rows.size(); ++b) {
+        rows[b]->prefilled_ = true;
+        try {
+            advance(*rows[b], {logits.const_data_ptr<float>() + b * vocab, vocab});
+        } catch (...) {
+            rows[b]->error = std::current_exception();
+            rows[b]->reason = FinishReason::failed;
+        }
+    }
+}
+
+void GenerationBatch::advance(GenerationRow& row, std::span<const float> logits) {
+    const SamplingOptions& sampling = row.input.sampling;
+    const int32_t id = pick_token(logits, sampling, row.input.prompt, row.tokens, row.random_);
+    const auto& tokenizer = backbone_->tokenizer();
+    if (!sampling.ignore_eos && tokenizer && id == tokenizer->eos_id()) {
+        row.reason = FinishReason::end_token;
+    } else {
+        row.tokens.push_back(id);
+        row.piece = row.text_.push(id);
+        if (!row.text_.stopped() && static_cast<int>(row.tokens.size()) >= sampling.max_tokens)
+            row.reason = FinishReason::max_tokens;
+    }
+    if (row.finished()) row.piece += row.text_.finish();
+    if (row.text_.stopped()) row.reason = FinishReason::stop_string;
+}
+
+std::vector<Generated> generate(const std::shared_ptr<const Backbone>& backbone,
+                                const std::vector<GenerationInput>& inputs, int max_batch,
+                                const std::atomic<bool>* cancelled) {
+    if (max_batch < 1)
+        fail(Code::invalid_argument, "max_batch: ", max_batch, " is out of range, allowed: 1 or more");
+    std::vector<Generated> out(inputs.size());
+    if (inputs.empty()) return out;
+    const auto limit = static_cast<int>(std::min<int64_t>(backbone->info().context, 1 << 20));
+    size_t capacity = 1;
+    for (size_t i = 0; i < inputs.size(); ++i) {
+        check_input(*backbone, inputs[i], limit);
+        capacity = std::max(capacity,
+                            inputs[i].prompt.size() + static_cast<size_t>(inputs[i].sampling.max_tokens) - 1);
+    }
+    const int slots = static_cast<int>(std::min<size_t>(inputs.size(), static_cast<size_t>(max_batch)));
+    GenerationBatch batch(backbone, slots, static_cast<int>(capacity));
+    std::vector<std::pair<std::shared_ptr<GenerationRow>, size_t>> running;
+    for (size_t next = 0; next < inputs.size() || !running.empty();) {
+        if (cancelled && *cancelled) fail(Code::cancelled, "generation was cancelled");
+        size_t prompt_tokens = 0;
+        while (next < inputs.size() && batch.free_slots() > 0 && prompt_tokens < prompt_tokens_per_step) {
+            auto row = std::make_shared<GenerationRow>(*backbone, inputs[next]);
+            prompt_tokens += row->input.prompt.size();
+            batch.add(row);
+            running.emplace_back(std::move(row), next++);
+        }
+        batch.step();
+        std::erase_if(running, [&](const auto& entry) {
+            const auto& [row, index] = entry;
+            out[index].text += row->piece;
+            if (!row->finished()) return false;
+            if (row->error) std::rethrow_exception(row->error);
+            out[index].tokens = std::move(row->tokens);
+            out[index].reason = row->reason;
+            return true;
+        });
+    }
+    return out;
+}
+
+}  // namespace polyad

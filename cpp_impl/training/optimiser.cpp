@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "training/optimiser.h"
+
+#include <ATen/ops/zeros_like.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "base/error.h"
+#include "kernels/op_table.h"
+
+namespace polyad {
+namespace {
+
+/// The gradient as the kernels want it; undefined when the loss did not depend on the parameter.
+at::Tensor dense_gradient(const Optimiser::Moments& moments) {
+    const at::Tensor& gradient = moments.value.grad();
+    if (!gradient.defined()) return {};
+    POLYAD_CHECK(gradient.scalar_type() == at::kFloat && gradient.numel() == moments.value.numel());
+    return gradient.contiguous();
+}
+
+}  // namespace
+
+Optimiser::Optimiser(const std::vector<Parameter>& parameters, const OptimiserOptions& options)
+    : options_(options) {
+    for (const Parameter& parameter : parameters) {
+        if (!parameter.trainable) continue;
+        POLYAD_CHECK(parameter.value.scalar_type() == at::kFloat && parameter.value.is_contiguous());
+        Moments moments;
+        moments.name = parameter.name;
+        moments.value = parameter.value;
+        moments.group = parameter.group;
+        moments.first = at::zeros_like(parameter.value.detach());
+        moments.second = at::zeros_like(parameter.value.detach());
+        state_.push_back(std::move(moments));
+    }
+}
+
+double Optimiser::gradient_norm() const {
+    double sum = 0.0;
+    for (const Moments& moments : state_) {
+        const at::Tensor gradient = dense_gradient(moments);
+        if (gradient.defined())
+            sum += kernels::ops().sum_squares(gradient.const_data_ptr<float>(), gradient.numel());
+    }
+    return std::sqrt(sum);
+}
+
+void Optimiser::step(double factor, double gradient_scale) {
+    for (Moments& moments : state_) {
+        const at::Tensor gradient = dense_gradient(moments);
+        if (!gradient.defined()) continue;
+        ++moments.steps;
+        const GroupOptions& group = options_.group(moments.group);
+        const double bias1 = 1.0 - std::pow(options_.beta1, static_cast<double>(moments.steps));
+        const double bias2 = 1.0 - std::pow(options_.beta2, static_cast<double>(moments.steps));
+        // Through data_ptr, past autograd's version counter: no graph is alive between backward and here.
+        kernels::ops().adamw(static_cast<float*>(moments.value.data_ptr()), gradient.const_data_ptr<float>(),
+                             moments.first.data_ptr<float>(), moments.second.data_ptr<float>(),
+                             moments.value.numel(), static_cast<float>(group.learning_rate * factor),
+                             static_cast<float>(options_.beta1), static_cast<float>(options_.beta2),
+                             static_cast<float>(options_.epsilon), static_cast<float>(group.weight_decay),
+                             static_cast<float>(bias1), static_cast<float>(bias2),
+                             static_cast<float>(gradient_scale));
+    }
+}
+
+void Optimiser::clear_gradients() {
+    for (Moments& moments : state_) moments.value.mutable_grad() = at::Tensor();
+}
+
+double clip_factor(double norm, double max_norm) {
+    if (max_norm <= 0.0) return 1.0;
+    return std::min(1.0, max_norm / (norm + 1e-6));
+}
+
+}  // namespace polyad

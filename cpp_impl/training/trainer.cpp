@@ -1,0 +1,395 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "training/trainer.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/index_select.h>
+#include <ATen/ops/tensor.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <set>
+#include <utility>
+
+#include "base/error.h"
+#include "base/log.h"
+
+namespace polyad {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr uint64_t noise_stream = 0x6E6F697365;  // "noise"
+constexpr size_t speed_window = 16;              // steps
+
+double seconds_since(Clock::time_point begin) {
+    return std::chrono::duration<double>(Clock::now() - begin).count();
+}
+
+bool moves(const Parameter& parameter, Trainable trainable) {
+    if (!parameter.trainable || trainable == Trainable::all) return parameter.trainable;
+    const bool routes = parameter.group == ParameterGroup::router ||
+                        parameter.group == ParameterGroup::private_weights ||
+                        parameter.group == ParameterGroup::task_vectors;
+    return routes == (trainable == Trainable::router);
+}
+
+std::vector<Parameter> moving_parameters(Method& method, Trainable trainable) {
+    std::vector<Parameter> out;
+    for (const Parameter& parameter : method.parameters())
+        if (moves(parameter, trainable)) out.push_back(parameter);
+    if (out.empty())
+        fail(Code::invalid_config,
+             "training.trainable: this skillset has no parameters of that kind to train");
+    return out;
+}
+
+/// While it lives, autograd follows the parameters that move and no others.
+class GradientScope {
+  public:
+    GradientScope(Method& method, Trainable trainable) {
+        for (const Parameter& parameter : method.parameters())
+            if (parameter.value.requires_grad() && !moves(parameter, trainable)) {
+                parameter.value.set_requires_grad(false);
+                paused_.push_back(parameter.value);
+            }
+    }
+    ~GradientScope() {
+        for (const at::Tensor& value : paused_) value.set_requires_grad(true);
+    }
+    GradientScope(const GradientScope&) = delete;
+    GradientScope& operator=(const GradientScope&) = delete;
+
+  private:
+    at::AutoGradMode gradients_{true};
+    std::vector<at::Tensor> paused_;
+};
+
+/// A packed forward: batch, routing, and where its answers are predicted.
+struct Forward {
+    Batch batch;
+    RouteInput route;
+    std::vector<int64_t> positions;  ///< of answer targets
+    std::vector<int32_t> targets;
+    std::vector<int32_t> row_of_target;
+
+    Forward(const std::vector<TrainingRow>& rows, Mode mode, Generator* noise) {
+        std::vector<const EncodedExample*> examples;
+        for (const TrainingRow& row : rows) {
+            examples.push_back(row.example.get());
+            route.task_ids.push_back(row.task);
+        }
+        batch = pack(examples);
+        route.row_begin = batch.row_begin;
+        route.prompt_length = batch.prompt_length;
+        route.mode = mode;
+        route.noise = noise;
+        for (int b = 0; b < batch.rows(); ++b)
+            for (int32_t n = batch.row_begin[static_cast<size_t>(b)];
+                 n < batch.row_begin[static_cast<size_t>(b) + 1]; ++n)
+                if (const int32_t target = batch.targets[static_cast<size_t>(n)]; target >= 0) {
+                    positions.push_back(n);
+                    targets.push_back(target);
+                    row_of_target.push_back(b);
+                }
+    }
+
+    /// Only answer positions pass the output head.
+    at::Tensor answer_nll(const Backbone& backbone, Adaptation& adaptation, double label_smoothing) const {
+        ForwardOptions options;
+        options.adaptation = &adaptation;
+        const at::Tensor hidden = backbone.hidden(batch, options);
+        const at::Tensor answers = at::index_select(hidden, 0, at::tensor(positions, at::kLong));
+        return backbone.token_nll(answers, targets, label_smoothing);
+    }
+};
+
+}  // namespace
+
+Trainer::Trainer(std::shared_ptr<Skillset> skillset, std::shared_ptr<const Dataset> dataset,
+                 const Json& config)
+    : skillset_(std::move(skillset)),
+      dataset_(std::move(dataset)),
+      config_(TrainingConfig::from_json(config)),
+      data_(*skillset_, *dataset_),
+      sampler_(dataset_->tasks(), Split::train, config_.sampling),
+      optimiser_(moving_parameters(skillset_->method(), config_.trainable), config_.optimiser),
+      noise_(config_.seed, noise_stream) {
+    const auto rows_per_step = static_cast<double>(config_.batch_size) * config_.gradient_accumulation;
+    const double steps_per_epoch = static_cast<double>(sampler_.epoch_size()) / rows_per_step;
+    progress_.total_steps =
+        config_.max_steps > 0
+            ? config_.max_steps
+            : std::max<int64_t>(1, std::llround(std::ceil(config_.epochs * steps_per_epoch)));
+    warmup_steps_ = config_.warmup_steps > 0
+                        ? config_.warmup_steps
+                        : std::llround(config_.warmup_ratio * static_cast<double>(progress_.total_steps));
+    validation_every_ = config_.validation_every > 0
+                            ? config_.validation_every
+                            : std::max<int64_t>(1, std::llround(std::ceil(steps_per_epoch)));
+    encode_validation();
+}
+
+void Trainer::encode_validation() {
+    const std::vector<Task>& tasks = dataset_->tasks();
+    const auto wanted = static_cast<size_t>(config_.validation_examples);
+    bool more = true;
+    for (int i = 0; more; ++i) {  // the first of every task, then the second of every task, ...
+        more = false;
+        for (size_t t = 0; t < tasks.size(); ++t) {
+            if (validation_rows_.size() >= wanted) return;
+            if (static_cast<size_t>(i) >= tasks[t].examples(Split::validation).size()) continue;
+            validation_rows_.push_back(data_.row(Split::validation, static_cast<int>(t), i, 0));
+            more = true;
+        }
+    }
+}
+
+void Trainer::check_cancelled() {
+    if (cancelled_.exchange(false))
+        fail(Code::cancelled, "training was cancelled after step ", progress_.step, " of ",
+             progress_.total_steps);
+}
+
+Trainer::Rows Trainer::draw_step() {
+    Rows rows;
+    for (const Draw& draw : sampler_.next(config_.batch_size * config_.gradient_accumulation))
+        rows.push_back(data_.row(Split::train, draw.task, draw.example, draw.output));
+    return rows;
+}
+
+std::vector<Trainer::Rows> Trainer::split(const Rows& all, int rows) const {
+    std::vector<Rows> out;
+    int64_t tokens = 0;
+    for (const TrainingRow& row : all) {
+        const bool too_many =
+            config_.max_tokens_per_batch > 0 && tokens + row.tokens() > config_.max_tokens_per_batch;
+        if (out.empty() || too_many || static_cast<int>(out.back().size()) == rows) {
+            out.emplace_back();
+            tokens = 0;
+        }
+        out.back().push_back(row);
+        tokens += row.tokens();
+    }
+    return out;
+}
+
+void Trainer::refuse_number(const std::string& what, const std::vector<int>& dataset_tasks) const {
+    std::string names;
+    for (int t : std::set<int>(dataset_tasks.begin(), dataset_tasks.end()))
+        names += (names.empty() ? "'" : ", '") + dataset_->tasks()[static_cast<size_t>(t)].name + "'";
+    throw Error(
+        Code::numeric_error,
+        text(what, " is not a finite number in step ", progress_.step + 1, ", task ", names,
+             "; the parameters are as before the step. A lower learning rate or max_grad_norm helps when it "
+             "grew before"),
+        text("step ", progress_.step + 1, ", task ", names));
+}
+
+double Trainer::accumulate(const Rows& rows, double answer_tokens_of_step, double share_of_step) {
+    Method& method = skillset_->method();
+    const Forward forward(rows, Mode::train, &noise_);
+    const std::unique_ptr<Adaptation> adaptation = method.adapt(forward.route);
+    const at::Tensor nll = forward.answer_nll(*skillset_->backbone(), *adaptation, config_.label_smoothing);
+
+    double sum = 0.0;
+    std::vector<int> bad_tasks;
+    const at::Tensor values = nll.detach().contiguous();
+    for (int64_t i = 0; i < values.numel(); ++i) {
+        const double value = values.const_data_ptr<float>()[i];
+        sum += value;
+        if (!std::isfinite(value))
+            bad_tasks.push_back(
+                rows[static_cast<size_t>(forward.row_of_target[static_cast<size_t>(i)])].dataset_task);
+    }
+    if (!bad_tasks.empty()) refuse_number("the loss", bad_tasks);
+
+    at::Tensor objective = nll.sum().div(answer_tokens_of_step);
+    if (const at::Tensor extra = method.auxiliary_loss(*adaptation); extra.defined())
+        objective = objective.add(extra.mul(share_of_step));
+    if (!std::isfinite(objective.item<double>())) {
+        for (const TrainingRow& row : rows) bad_tasks.push_back(row.dataset_task);
+        refuse_number("the auxiliary loss", bad_tasks);
+    }
+    objective.backward();
+    return sum;
+}
+
+void Trainer::compute_step(Progress& next, int64_t& tokens) {
+    const GradientScope gradients(skillset_->method(), config_.trainable);
+    const Rows rows = draw_step();
+    int64_t answer_tokens = 0;
+    for (const TrainingRow& row : rows) {
+        answer_tokens += static_cast<int64_t>(row.example->answer.size());
+        tokens += row.tokens();
+        next.truncated_rows += row.example->truncated > 0;
+    }
+    double sum = 0.0;
+    for (const Rows& part : split(rows, config_.batch_size)) {
+        check_cancelled();
+        sum += accumulate(part, static_cast<double>(answer_tokens),
+                          static_cast<double>(part.size()) / static_cast<double>(rows.size()));
+    }
+    next.loss = sum / static_cast<double>(answer_tokens);
+    next.gradient_norm = optimiser_.gradient_norm();
+    if (!std::isfinite(next.gradient_norm)) {
+        std::vector<int> tasks;
+        for (const TrainingRow& row : rows) tasks.push_back(row.dataset_task);
+        refuse_number("the gradient", tasks);
+    }
+    check_cancelled();
+}
+
+Progress Trainer::step() {
+    if (progress_.done)
+        fail(Code::wrong_state, "training is done after ", progress_.step,
+             " steps: create a new trainer to go on");
+    if (validation_due_) {  // the last call was cancelled in the middle of it
+        validate();
+        finish_if_over();
+        if (progress_.done) return progress_;
+    }
+    check_cancelled();
+
+    const auto begin = Clock::now();
+    const Sampler::State position = sampler_.state();
+    const Generator::State noise = noise_.state();
+    Progress next = progress_;
+    int64_t tokens = 0;
+    const double factor =
+        learning_rate_factor(config_.schedule, progress_.step, warmup_steps_, progress_.total_steps);
+    try {
+        compute_step(next, tokens);
+        optimiser_.step(factor, clip_factor(next.gradient_norm, config_.max_grad_norm));
+    } catch (...) {
+        optimiser_.clear_gradients();
+        sampler_.restore(position);
+        noise_ = Generator(noise);
+        throw;
+    }
+    optimiser_.clear_gradients();
+    skillset_->method().parameters_changed();
+
+    ++next.step;
+    next.tokens += tokens;
+    next.learning_rate = factor * config_.optimiser.group(ParameterGroup::skills).learning_rate;
+    next.epoch = static_cast<double>(sampler_.epoch()) +
+                 static_cast<double>(sampler_.position()) / static_cast<double>(sampler_.epoch_size());
+    progress_ = next;
+    history_.push_back({next.loss, next.learning_rate, next.gradient_norm});
+    measure_speed(seconds_since(begin), tokens);
+
+    const bool last = progress_.step >= progress_.total_steps;
+    if (!validation_rows_.empty() && (last || progress_.step % validation_every_ == 0)) {
+        validation_due_ = true;
+        validate();
+    }
+    finish_if_over();
+    if (config_.checkpoint_every > 0 && progress_.step % config_.checkpoint_every == 0 && !progress_.done)
+        save_checkpoint(config_.checkpoint);
+    return progress_;
+}
+
+double Trainer::mean_validation_loss() {
+    const at::NoGradGuard no_gradients;
+    double sum = 0.0;
+    int64_t count = 0;
+    for (const Rows& part : split(validation_rows_, 2 * config_.batch_size)) {
+        check_cancelled();
+        const Forward forward(part, Mode::eval, nullptr);
+        const std::unique_ptr<Adaptation> adaptation = skillset_->method().adapt(forward.route);
+        const at::Tensor nll = forward.answer_nll(*skillset_->backbone(), *adaptation, 0.0).contiguous();
+        for (int64_t i = 0; i < nll.numel(); ++i) sum += nll.const_data_ptr<float>()[i];
+        count += nll.numel();
+    }
+    return sum / static_cast<double>(count);
+}
+
+void Trainer::validate() {
+    const double loss = mean_validation_loss();
+    validation_due_ = false;
+    progress_.validation_loss = loss;
+    validations_.push_back({static_cast<double>(progress_.step), loss});
+    // Written so that a loss that is no number never counts as better.
+    if (loss < progress_.best_validation_loss ||
+        (std::isnan(progress_.best_validation_loss) && !std::isnan(loss))) {
+        progress_.best_validation_loss = loss;
+        validations_without_gain_ = 0;
+        if (config_.keep_best) {
+            best_.resize(optimiser_.state().size());
+            for (size_t i = 0; i < best_.size(); ++i) best_[i] = optimiser_.state()[i].value.detach().clone();
+        }
+    } else if (++validations_without_gain_ >= config_.early_stop_patience &&
+               config_.early_stop_patience > 0) {
+        progress_.stopped_early = true;
+        log(LogLevel::info, text("stopped early at step ", progress_.step, ": ", validations_without_gain_,
+                                 " validations without improvement"));
+    }
+}
+
+void Trainer::finish_if_over() {
+    if (progress_.step < progress_.total_steps && !progress_.stopped_early) return;
+    if (!best_.empty()) {
+        const at::NoGradGuard no_gradients;
+        for (size_t i = 0; i < best_.size(); ++i) optimiser_.state()[i].value.copy_(best_[i]);
+        skillset_->method().parameters_changed();
+        best_.clear();
+    }
+    progress_.done = true;
+    progress_.seconds_left = 0.0;
+    Json training = {{"steps", progress_.step},
+                     {"tokens", progress_.tokens},
+                     {"loss", progress_.loss},
+                     {"config", config_.to_json()}};
+    if (!validations_.empty()) training["best_validation_loss"] = progress_.best_validation_loss;
+    skillset_->metadata()["training"] = std::move(training);
+}
+
+void Trainer::measure_speed(double seconds, int64_t tokens) {
+    recent_.emplace_back(seconds, tokens);
+    if (recent_.size() > speed_window) recent_.pop_front();
+    double all_seconds = 0.0;
+    int64_t all_tokens = 0;
+    for (const auto& [s, t] : recent_) {
+        all_seconds += s;
+        all_tokens += t;
+    }
+    progress_.tokens_per_second = all_seconds > 0.0 ? static_cast<double>(all_tokens) / all_seconds : 0.0;
+    progress_.seconds_left = all_seconds / static_cast<double>(recent_.size()) *
+                             static_cast<double>(progress_.total_steps - progress_.step);
+}
+
+Json Trainer::report() const {
+    const auto number = [](double value) { return std::isfinite(value) ? Json(value) : Json(); };
+    Json history = {{"step", Json::array()},
+                    {"loss", Json::array()},
+                    {"learning_rate", Json::array()},
+                    {"gradient_norm", Json::array()}};
+    for (size_t i = 0; i < history_.size(); ++i) {
+        history["step"].push_back(i + 1);
+        history["loss"].push_back(number(history_[i].loss));
+        history["learning_rate"].push_back(history_[i].learning_rate);
+        history["gradient_norm"].push_back(number(history_[i].gradient_norm));
+    }
+    Json validation = {{"step", Json::array()}, {"loss", Json::array()}};
+    for (const ValidationRecord& record : validations_) {
+        validation["step"].push_back(static_cast<int64_t>(record.step));
+        validation["loss"].push_back(number(record.loss));
+    }
+    Json progress = {{"step", progress_.step},
+                     {"total_steps", progress_.total_steps},
+                     {"epoch", progress_.epoch},
+                     {"loss", number(progress_.loss)},
+                     {"validation_loss", number(progress_.validation_loss)},
+                     {"best_validation_loss", number(progress_.best_validation_loss)},
+                     {"tokens", progress_.tokens},
+                     {"truncated_rows", progress_.truncated_rows},
+                     {"done", progress_.done},
+                     {"stopped_early", progress_.stopped_early}};
+    return {{"config", config_.to_json()},
+            {"progress", std::move(progress)},
+            {"history", std::move(history)},
+            {"validation", std::move(validation)}};
+}
+
+}  // namespace polyad
