@@ -21,8 +21,10 @@ pub struct Template {
     environment: Environment<'static>,
 }
 
-const fn assert_shareable<T: Send + Sync>() {}
-const _: () = assert_shareable::<Template>();
+const _: () = {
+    const fn assert_shareable<T: Send + Sync>() {}
+    assert_shareable::<Template>();
+};
 
 #[repr(transparent)]
 pub struct Handle(*mut Template);

@@ -14,8 +14,10 @@ impl From<Tokenizer> for Handle {
     }
 }
 
-const fn assert_shareable<T: Send + Sync>() {}
-const _: () = assert_shareable::<Tokenizer>();
+const _: () = {
+    const fn assert_shareable<T: Send + Sync>() {}
+    assert_shareable::<Tokenizer>();
+};
 
 fn create(json: &[u8]) -> Result<Tokenizer, Failure> {
     let mut tokenizer = Tokenizer::from_bytes(json).map_err(Failure::refused)?;
