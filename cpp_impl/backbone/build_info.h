@@ -5,7 +5,8 @@
 
 namespace polyad {
 
-/// {"libtorch", "compiler", "kernels": chosen set, "bf16": whether this CPU multiplies it fast, "families": [...]}.
+/// {"libtorch", "compiler", "kernels": chosen set, "bf16": whether this CPU multiplies it fast, "families":
+/// [...]}.
 Json compute_build_info();
 
 }  // namespace polyad
