@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "evaluation/evaluator.h"
 
+#include <c10/core/GradMode.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -146,6 +147,61 @@ TEST(AnswerLikelihood, SharedPromptsScoreLikeWholeRows) {
             for (const double score : question) EXPECT_NEAR(score, b[row++].front(), 1e-5);
         EXPECT_LT(shared.tokens(), whole.tokens());
     }
+}
+
+/// A skillset on a tiny model, its parameters moved off their start so that tasks differ. Null without the
+/// fixture.
+std::shared_ptr<Skillset> tiny_skillset(const std::vector<Task>& tasks) {
+    const auto folder = std::filesystem::path(POLYAD_SHARED_DIR) / "fixtures/models/llama";
+    if (!std::filesystem::exists(folder)) return nullptr;
+    BackboneOptions fp32;
+    fp32.precision = Precision::fp32;
+    const auto skillset = Skillset::create(Backbone::open(folder, fp32), tasks,
+                                           {{"method", "poly"}, {"rank", 2}, {"n_skills", 3}});
+    const c10::NoGradGuard no_gradients;
+    Generator random(3);
+    for (Parameter& parameter : skillset->method().parameters())
+        random.fill_normal(parameter.value.mutable_data_ptr<float>(),
+                           static_cast<size_t>(parameter.value.numel()), 0, 0.3);
+    skillset->method().parameters_changed();
+    return skillset;
+}
+
+TEST(AnswerLikelihood, SharedPromptsOfARealModelScoreLikeWholeRows) {
+    Task one, two;
+    one.name = "one", two.name = "two";
+    const auto skillset = tiny_skillset({one, two});
+    if (!skillset) GTEST_SKIP() << "no fixtures in " << POLYAD_SHARED_DIR;
+    const Backbone& model = *skillset->backbone();
+    std::vector<Question> together = {{{5, 6, 7, 8, 9}, {{10, 2}, {11, 12, 13, 2}, {14}}, 0},
+                                      {{5, 6, 7, 8, 9}, {{10, 2}, {11, 12, 13, 2}}, 1},
+                                      {{20}, {{10, 2}, {21, 22}}, 1}};
+    std::vector<Question> alone;
+    for (const Question& question : together)
+        for (const auto& answer : question.answers)
+            alone.push_back({question.prompt, {answer}, question.task});
+    const c10::NoGradGuard no_gradients;
+    AnswerLikelihood shared(model, skillset.get(), 8), whole(model, skillset.get(), 8);
+    ASSERT_TRUE(shared.shares_prompts(0));
+    const auto a = shared.score(together, [] {}), b = whole.score(alone, [] {});
+    size_t row = 0;
+    for (const auto& question : a)
+        for (const double score : question) EXPECT_NEAR(score, b[row++].front(), 1e-4);
+    EXPECT_GT(std::abs(a[0][0] - a[1][0]), 1e-3) << "the tasks differ";
+    EXPECT_LT(shared.tokens(), whole.tokens());
+}
+
+TEST(Evaluator, SkillsetsNeedTheTasksOfTheData) {
+    Task echo;
+    echo.name = "echoes";
+    const auto skillset = tiny_skillset({echo});
+    if (!skillset) GTEST_SKIP() << "no fixtures in " << POLYAD_SHARED_DIR;
+    EXPECT_EQ(error_of([&] { Evaluator(skillset->backbone(), skillset, small_data(), options()); }).code(),
+              Code::unknown_task);
+    EXPECT_EQ(error_of([&] {
+                  Evaluator(std::make_shared<EchoBackbone>(), skillset, small_data(), options());
+              }).code(),
+              Code::invalid_argument);
 }
 
 TEST(Evaluator, ChoosesSplitTasksAndExamples) {
