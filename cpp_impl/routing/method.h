@@ -31,6 +31,8 @@ struct RouteInput {
     std::vector<int32_t> task_ids;       ///< [rows] index into the task table; -1 = none given
     /// Explicit skill weights per row (empty = let the router decide), each of Method::skill_count() entries.
     std::vector<std::vector<float>> weights;
+    /// Scores of each row against the clusters of instructions, [rows, skills]; undefined = none (MoR1E).
+    at::Tensor intuition;
     Mode mode = Mode::eval;
     Generator* noise = nullptr;  ///< required in train mode by methods that sample
     /// Recorded noise instead of drawing (golden vectors): per site path, then per name ("u",

@@ -19,6 +19,12 @@ constexpr Row rows[] = {
      make_poly},
     {"cpoly", "skills common to all tasks plus private ones of each task (C-Poly, arXiv 2312.03248)",
      make_cpoly},
+    {"molora", "every token mixes low-rank experts by a router on the layer's input (arXiv 2309.05444)",
+     make_molora},
+    {"moelora_task", "a task's embedding gates low-rank experts that share the rank (arXiv 2310.18339)",
+     make_moelora},
+    {"mor1e", "rank-1 experts weighted per token and by the instance's cluster scores (arXiv 2404.08985)",
+     make_mor1e},
 };
 
 const Row& find(std::string_view name) {

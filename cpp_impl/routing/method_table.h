@@ -11,5 +11,8 @@ namespace polyad {
 std::unique_ptr<Method> make_lora(const Json& config, const MethodContext& context);
 std::unique_ptr<Method> make_poly(const Json& config, const MethodContext& context);  ///< poly and mhr
 std::unique_ptr<Method> make_cpoly(const Json& config, const MethodContext& context);
+std::unique_ptr<Method> make_molora(const Json& config, const MethodContext& context);
+std::unique_ptr<Method> make_moelora(const Json& config, const MethodContext& context);
+std::unique_ptr<Method> make_mor1e(const Json& config, const MethodContext& context);
 
 }  // namespace polyad

@@ -71,6 +71,7 @@ class Runner {
         if (const at::Tensor ids = case_.find("in.task_ids"); ids.defined())
             for (int64_t b = 0; b < x.size(0); ++b)
                 input.task_ids.push_back(static_cast<int32_t>(ids.const_data_ptr<int64_t>()[b]));
+        input.intuition = case_.find("in.intuition");
         input.mode = case_.train ? Mode::train : Mode::eval;
         for (const char* name : {"u", "dropout_mask"})
             if (const at::Tensor noise = case_.find(std::string("in.") + name); noise.defined())

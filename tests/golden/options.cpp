@@ -35,6 +35,26 @@ const std::map<std::string, Names>& option_names() {
           {"combine", "combine"},
           {"specific_routing", "specific_routing"},
           {"tau", "tau"}}},
+        {"molora",
+         {{"rank", "r"},
+          {"alpha", "alpha"},
+          {"n_experts", "n_experts"},
+          {"top_k", "top_k"},
+          {"top_k_mode", "top_k_mode"}}},
+        {"moelora_task",
+         {{"rank", "r"},
+          {"alpha", "alpha"},
+          {"n_experts", "n_experts"},
+          {"task_embedding_dim", "task_embedding_dim"}}},
+        {"mor1e",
+         {{"variant", "variant"},
+          {"rank", "r"},
+          {"r1", "r1"},
+          {"r2", "r2"},
+          {"c_tok", "c_tok"},
+          {"c_task", "c_task"},
+          {"gate_factor", "gate_factor"},
+          {"ablation", "ablation"}}},
     };
     return names;
 }
@@ -46,6 +66,12 @@ bool has_product_config(const std::string& method) {
 }
 
 Json product_config(const std::string& method, const Json& config) {
+    for (const char* variant : {"rank1", "rank1_flex"})  // metrics.json names the variants as methods
+        if (method == std::string("mor1e_") + variant) {
+            Json named = config;
+            named["variant"] = variant;
+            return product_config("mor1e", named);
+        }
     const auto names = option_names().find(method);
     if (names == option_names().end()) fail(Code::unsupported, "method '", method, "' is not known");
     Json out = {{"method", method}};

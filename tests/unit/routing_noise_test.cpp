@@ -181,7 +181,8 @@ TEST(Refusal, TasksAndWeights) {
 
 TEST(Refusal, Configuration) {
     const auto make = [](const Json& config) { return [config] { Layer(config, 12, 10, 2); }; };
-    expect_error(make({{"method", "polly"}}), {"invalid_config", "polly", "lora, poly, mhr, cpoly"});
+    expect_error(make({{"method", "polly"}}),
+                 {"invalid_config", "polly", "lora, poly, mhr, cpoly, molora, moelora_task, mor1e"});
     expect_error(make({{"rank", 2}}), {"invalid_config", "method"});
     expect_error(make({{"method", "poly"}, {"skils", 2}}), {"invalid_config", "skils", "n_skills"});
     expect_error(make({{"method", "poly"}, {"rank", 0}}), {"invalid_config", "rank"});
@@ -193,6 +194,8 @@ TEST(Refusal, Configuration) {
                  {"products_need_one_split"});
     expect_error(make({{"method", "cpoly"}, {"common_skills", 0}, {"private_skills", 0}}),
                  {"invalid_config"});
+    expect_error(make({{"method", "moelora_task"}, {"n_experts", 3}}), {"invalid_config", "n_experts"});
+    expect_error(make({{"method", "molora"}, {"n_experts", 4}, {"top_k", 5}}), {"invalid_config", "top_k"});
     expect_error(make({{"method", "lora"}, {"train", "router"}}), {"invalid_config", "train"});
 }
 

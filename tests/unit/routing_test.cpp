@@ -25,7 +25,6 @@ Json poly(int rank, int skills, const char* combine = "factors") {
 }
 
 // ---- values by hand
-// ---------------------------------------------------------------------------------------------------
 
 TEST(Hand, LoraScalesByAlphaOverRank) {
     Layer layer({{"method", "lora"}, {"rank", 2}, {"alpha", 1.0}}, 2, 2, 0);
@@ -85,8 +84,38 @@ TEST(Hand, CPolySplitJointProducts) {
         }
 }
 
+TEST(Hand, MoLoraMixesPerToken) {
+    Layer layer({{"method", "molora"}, {"rank", 1}, {"alpha", 1.0}, {"n_experts", 2}}, 2, 2, 0);
+    layer.set("lora_a", matrix({1, 0, 0, 1}, {2, 1, 2}));
+    layer.set("lora_b", matrix({1, 0, 0, 1}, {2, 2, 1}));
+    layer.set("router_weight", matrix({0, 0, 0, std::log(3.0f) / 20.0f}, {2, 2}));  // [0, ln 3] at [10, 20]
+    const at::Tensor x = matrix({10, 20, 10, 0}, {2, 2});
+    expect_near(layer.traced(x, {-1}), {2.5f, 15.0f, 5.0f, 0.0f});
+    Json masked = layer.method->config();
+    masked["top_k"] = 1;
+    masked["top_k_mode"] = "mask";
+    Layer top(masked, 2, 2, 0);
+    for (const char* name : {"lora_a", "lora_b", "router_weight"}) top.set(name, layer.parameter(name).value);
+    expect_near(top.traced(x, {-1}), {0.0f, 15.0f, 5.0f, 0.0f});  // of a tie the first stays
+}
+
+TEST(Hand, MoR1E) {
+    Layer flex({{"method", "mor1e"}, {"r1", 2}, {"r2", 2}, {"c_tok", 32}}, 2, 2, 0);
+    flex.set("lora_a", matrix({1, 0, 0, 1}, {2, 2}));
+    flex.set("lora_b", matrix({1, 0, 0, 2}, {2, 2}));
+    RouteInput in = flex.input({-1}, 1);
+    in.intuition = matrix({0.1f, 0.2f, 0.3f, 0.4f}, {1, 4});
+    expect_near(flex.run(matrix({1, 2}, {1, 2}), in), {6.7f, 14.0f});
+    Layer rank1({{"method", "mor1e"}, {"variant", "rank1"}, {"rank", 2}, {"c_tok", 32}}, 2, 2, 0);
+    rank1.set("lora_a", matrix({1, 0, 0, 1}, {2, 2}));
+    rank1.set("lora_b", matrix({1, 0, 0, 1}, {2, 2}));
+    in.intuition = matrix({0.5f, -0.5f}, {1, 2});
+    expect_near(rank1.run(matrix({1, 2}, {1, 2}), in), {4.5f, 7.0f});
+    in.intuition = matrix({0.5f, -0.5f, 0.0f}, {1, 3});
+    EXPECT_THROW(rank1.run(matrix({1, 2}, {1, 2}), in), Error);
+}
+
 // ---- properties
-// -------------------------------------------------------------------------------------------------------
 
 TEST(Property, OneSkillIsLora) {
     Layer one(poly(3, 1), 6, 5, 2), lora({{"method", "lora"}, {"rank", 3}, {"alpha", 1.0}}, 6, 5, 2);
@@ -113,10 +142,12 @@ TEST(Property, EqualSplitsArePoly) {
 
 TEST(Property, FreshSkillsLeaveTheBaseBitForBit) {
     const at::Tensor x = drawn({6, 8}, 3);
-    for (const Json& config : {Json{{"method", "lora"}}, poly(2, 4), poly(2, 4, "products"),
-                               Json{{"method", "mhr"}, {"n_splits", 4}}, Json{{"method", "cpoly"}},
-                               Json{{"method", "cpoly"}, {"combine", "factors_joint"}},
-                               Json{{"method", "cpoly"}, {"combine", "products"}, {"private_skills", 2}}}) {
+    for (const Json& config :
+         {Json{{"method", "lora"}}, poly(2, 4), poly(2, 4, "products"),
+          Json{{"method", "mhr"}, {"n_splits", 4}}, Json{{"method", "cpoly"}},
+          Json{{"method", "cpoly"}, {"combine", "factors_joint"}},
+          Json{{"method", "cpoly"}, {"combine", "products"}, {"private_skills", 2}},
+          Json{{"method", "molora"}}, Json{{"method", "moelora_task"}}, Json{{"method", "mor1e"}}}) {
         Layer layer(config, 8, 4, 3);
         layer.weight = drawn({4, 8}, 11);
         const at::Tensor base = adapted_linear(x, layer.weight, {}, {0, 3, 6}, {});
@@ -271,6 +302,22 @@ TEST(Property, ExplicitWeightsTakeTheRoutersPlace) {
     const at::Tensor whole = lora.served(x, {-1, -1}), half = lora.run(x, in);
     EXPECT_LT(largest_difference(half.select(0, 0), whole.select(0, 0) * 0.5), 1e-5);
     EXPECT_TRUE(half.select(0, 1).equal(whole.select(0, 1)));
+}
+
+TEST(Property, TokenRoutersTakeExplicitWeights) {
+    Layer layer({{"method", "molora"}, {"rank", 1}, {"n_experts", 3}}, 6, 4, 0);
+    layer.randomise(5);
+    layer.set("router_weight", at::zeros({3, 6}));  // the even mix
+    const at::Tensor x = drawn({4, 6}, 2);
+    RouteInput in = layer.input({-1, -1}, 2);
+    const at::Tensor even = layer.run(x, in);
+    in.weights = {{1.0f / 3, 1.0f / 3, 1.0f / 3}, {}};
+    EXPECT_LT(largest_difference(layer.run(x, in), even), 1e-5);
+    in.weights[0] = {0, 0, 0};
+    const at::Tensor none = layer.run(x, in);
+    EXPECT_EQ(none.narrow(0, 0, 2).abs().max().item<double>(), 0.0);
+    EXPECT_TRUE(none.narrow(0, 2, 2).equal(even.narrow(0, 2, 2)));
+    EXPECT_FALSE(layer.method->collapse(layer.site(), 0).has_value());
 }
 
 TEST(Property, ServedTasksFollowChangedParameters) {
