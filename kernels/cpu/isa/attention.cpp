@@ -1,0 +1,210 @@
+// SPDX-License-Identifier: Apache-2.0
+// Attention, forward: blocked with online softmax (FlashAttention), or key by key where there are few
+// queries.
+#include "kernels/cpu/isa/attention_block.h"
+
+namespace polyad::kernels::POLYAD_ISA {
+namespace {
+
+/// Stacked queries up to which packing keys and values costs more than it saves.
+constexpr int64_t few_queries = 12;
+
+/// Offsets into one thread's scratch, in floats.
+struct Layout {
+    int64_t cells, k, v, q_rows, q, s, p, o, end;
+
+    Layout(const Attention& a, int depth) {
+        const int64_t keys = most_keys(a) + 2, d = a.head_dim, block = block_queries;
+        cells = (d + depth - 1) / depth;
+        int64_t at = 0;
+        const auto take = [&](int64_t n) {
+            const int64_t here = at;
+            at += round_up(n, 16) + 16;
+            return here;
+        };
+        k = take(keys * cells);
+        v = take(keys * d);
+        q_rows = take(block * round_up(d, 16));
+        q = take(cells * block);
+        s = take(block_keys * block);
+        p = take(block_keys * block);
+        o = take(d * block);
+        end = most(at, few_queries * (keys + 2 * round_up(d, 16)) + 64);
+    }
+};
+
+/// Running maximum and sum of a lane.
+struct Softmax {
+    float top[block_queries], total[block_queries], correction[block_queries];
+};
+
+/// Turns scores into probabilities relative to the running maximum, as cells [ceil(count / depth)][lanes].
+template <int Depth>
+inline void exponentiate(const Block& block, int64_t count, const float* s, float* p, Softmax& state) {
+    for (int64_t lane = 0; lane < block.width; lane += lanes) {
+        vf top[2] = {load(state.top + lane), splat(-INFINITY)};
+        const vf before = top[0];
+        for (int64_t j = 0; j < count; ++j)
+            top[j & 1] = larger(load(s + j * block_queries + lane), top[j & 1]);
+        const vf best = larger(top[0], top[1]);
+        const vf shift = (best == -INFINITY) ? vf{} : best;  // nothing seen yet: all probabilities 0, not NaN
+        vf sums[2] = {};
+        int64_t j = 0;
+        for (; j + 2 <= count; j += 2) {
+            const vf first = exponential(load(s + j * block_queries + lane) - shift);
+            const vf second = exponential(load(s + (j + 1) * block_queries + lane) - shift);
+            sums[0] += first;
+            sums[1] += second;
+            if constexpr (Depth == 2) {
+                store(p + j / 2 * block_queries + lane, pair_up<2>(first, second));
+            } else {
+                store(p + j * block_queries + lane, first);
+                store(p + (j + 1) * block_queries + lane, second);
+            }
+        }
+        if (j < count) {
+            const vf first = exponential(load(s + j * block_queries + lane) - shift);
+            sums[0] += first;
+            store(p + j / Depth * block_queries + lane, pair_up<Depth>(first, vf{}));
+        }
+        const vf correction = exponential(before - shift);
+        store(state.correction + lane, correction);
+        store(state.total + lane, load(state.total + lane) * correction + (sums[0] + sums[1]));
+        store(state.top + lane, best);
+    }
+}
+
+template <class T>
+void blocked(const Head<T>& head, const T* q, T* o, float* lse, const Layout& at, float* scratch) {
+    constexpr int depth = cell_depth<T>;
+    const int64_t d = head.a.head_dim, cells = at.cells;
+    pack_rows(head.k, head.a.kv_stride, head.keys, d, scratch + at.k, cells);
+    pack_columns(head.v, head.a.kv_stride, head.keys, d, scratch + at.v);
+    float *s = scratch + at.s, *p = scratch + at.p, *out = scratch + at.o;
+    Softmax state;
+    for (int64_t begin = 0; begin < head.stacked; begin += block_queries) {
+        const Block block(head, begin);
+        pack_lanes(head, block, q, scratch + at.q_rows, cells, scratch + at.q);
+        for (int64_t i = 0; i < block.width; ++i) {
+            state.top[i] = -INFINITY;
+            state.total[i] = 0;
+        }
+        std::memset(out, 0, static_cast<size_t>(d * block_queries) * 4);
+        for (int64_t key = block.key_begin; key < block.key_end; key += block_keys) {
+            const int64_t count = least(block_keys, block.key_end - key);
+            multiply<depth>(count, block.width, cells, {scratch + at.k + key * cells, cells, 1},
+                            scratch + at.q, block_queries, s, block_queries, false);
+            finish_scores(head, block, key, count, s);
+            exponentiate<depth>(block, count, s, p, state);
+            if (key != block.key_begin)
+                for (int64_t c = 0; c < d; ++c)
+                    for (int64_t lane = 0; lane < block.width; lane += lanes) {
+                        float* x = out + c * block_queries + lane;
+                        store(x, load(x) * load(state.correction + lane));
+                    }
+            multiply<depth>(d, block.width, (count + depth - 1) / depth,
+                            {scratch + at.v + key / depth * d, 1, d}, p, block_queries, out, block_queries,
+                            true);
+        }
+        for (int64_t i = 0; i < block.width; ++i) {
+            if (lse && i < block.count) {
+                const bool none = state.total[i] == 0;
+                lse[head.lse_offset(begin + i)] = none ? -INFINITY : state.top[i] + std::log(state.total[i]);
+            }
+            state.correction[i] = state.total[i] == 0 ? 0.0f : 1.0f / state.total[i];
+        }
+        unpack_lanes(head, block, out, state.correction, scratch + at.q_rows, o);
+    }
+}
+
+/// Key by key, straight from where keys and values lie: for decoding, where memory is read once anyway.
+template <class T>
+void direct(const Head<T>& head, const T* q, T* o, float* lse, float* scratch) {
+    const int64_t d = head.a.head_dim, width = round_up(d, 16), rows = head.stacked;
+    float* queries = scratch;
+    float* out = queries + rows * width;
+    float* scores = out + rows * width;
+    int64_t begin = head.keys, end = 0;
+    for (int64_t r = 0; r < rows; ++r) {
+        const T* from = q + head.offset(r);
+        sweep(d, [&](int64_t i, auto w) {
+            store(queries + r * width + i, load(from + i, w) * head.a.scale, w);
+        });
+        std::memset(out + r * width, 0, static_cast<size_t>(width) * 4);
+        begin = least(begin, head.first(r));
+        end = most(end, head.last(r));
+    }
+    for (int64_t j = begin; j < end; ++j) {
+        const T* key = head.k + j * head.a.kv_stride;
+        for (int64_t r = 0; r < rows; ++r) {
+            vf dot = {};
+            sweep(d, [&](int64_t i, auto w) {
+                dot = fma(load(queries + r * width + i, w), load(key + i, w), dot);
+            });
+            scores[r * head.keys + j] = sum(dot);
+        }
+    }
+    for (int64_t r = 0; r < rows; ++r) {
+        const int64_t first = head.first(r), count = most(head.last(r) - first, 0);
+        float* s = scores + r * head.keys + first;
+        if (head.a.bias && count > 0) {
+            const float* bias = head.bias(r) + first;
+            for (int64_t j = 0; j < count; ++j) s[j] += bias[j];
+        }
+        float top = -INFINITY;
+        for (int64_t j = 0; j < count; ++j) top = s[j] > top ? s[j] : top;
+        const float shift = top == -INFINITY ? 0.0f : top;
+        float total = 0;
+        sweep(count, [&](int64_t j, auto w) {
+            store(s + j, exponential(load(s + j, w) - shift), w);
+            total += sum(load(s + j, w));
+        });
+        if (lse) lse[head.lse_offset(r)] = total == 0 ? -INFINITY : shift + std::log(total);
+        const float scale = total == 0 ? 0.0f : 1.0f / total;
+        for (int64_t j = 0; j < count; ++j) s[j] *= scale;
+        for (int64_t j = begin; j < first; ++j) scores[r * head.keys + j] = 0;
+        for (int64_t j = first + count; j < end; ++j) scores[r * head.keys + j] = 0;
+    }
+    for (int64_t j = begin; j < end; ++j) {
+        const T* value = head.v + j * head.a.kv_stride;
+        for (int64_t r = 0; r < rows; ++r) {
+            const vf p = splat(scores[r * head.keys + j]);
+            float* to = out + r * width;
+            sweep(d,
+                  [&](int64_t i, auto w) { store(to + i, fma(p, load(value + i, w), load(to + i, w)), w); });
+        }
+    }
+    for (int64_t r = 0; r < rows; ++r) {
+        T* to = o + head.offset(r);
+        sweep(d, [&](int64_t i, auto w) { store(to + i, load(out + r * width + i, w), w); });
+    }
+}
+
+template <class T>
+void run(const Attention& a, const T* q, T* o, float* lse) {
+    const Layout layout(a, cell_depth<T>);
+    const int threads = thread_limit();
+    const int64_t stride = round_up(layout.end, 16) + 16;
+    const Scratch<float> scratch(threads * stride);
+    const int64_t tasks = static_cast<int64_t>(a.rows) * a.heads_kv;
+#pragma omp parallel for schedule(dynamic) if (attention_work(a) >= 65536)
+    for (int64_t task = 0; task < tasks; ++task) {
+        const Head<T> head(a, task);
+        float* mine = scratch.get() + thread_number() * stride;
+        if (head.stacked <= few_queries)
+            direct(head, q, o, lse, mine);
+        else
+            blocked(head, q, o, lse, layout, mine);
+    }
+}
+
+}  // namespace
+
+void attention(const Attention& a, const void* q, void* o, float* lse) {
+    if (a.type == Float::bf16)
+        run(a, static_cast<const bf16*>(q), static_cast<bf16*>(o), lse);
+    else
+        run(a, static_cast<const float*>(q), static_cast<float*>(o), lse);
+}
+
+}  // namespace polyad::kernels::POLYAD_ISA

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+// Attention, backward. One task per (row, key-value head) owns its dk and dv, so nothing is shared between
+// threads:
+//   P = exp(S - lse)   dV = P^T dO   dP = dO V^T   dS = scale P (dP - rowsum(dO O))   dQ = dS K   dK = dS^T Q
+// with S recomputed block by block, lanes = queries as in the forward pass.
+#include <type_traits>
+
+#include "kernels/cpu/isa/attention_block.h"
+
+namespace polyad::kernels::POLYAD_ISA {
+namespace {
+
+/// Offsets into one thread's scratch, in floats.
+struct Layout {
+    int64_t cells, width;  ///< width: head_dim in whole vectors
+    int64_t k, v, k_columns, dk, dv, rows, q, d_o, q_columns, d_o_columns, s, dp, p_cells, ds_cells,
+        ds_columns, dq, end;
+
+    Layout(const Attention& a, int depth) {
+        const int64_t keys = most_keys(a) + 2, d = a.head_dim, block = block_queries;
+        cells = (d + depth - 1) / depth;
+        width = round_up(d, 16);
+        int64_t at = 0;
+        const auto take = [&](int64_t n) {
+            const int64_t here = at;
+            at += round_up(n, 16) + 16;
+            return here;
+        };
+        k = take(keys * cells);
+        v = take(keys * cells);
+        k_columns = take((keys / depth + 1) * d);
+        dk = take(keys * width);
+        dv = take(keys * width);
+        rows = take(block * width);
+        q = take(cells * block);
+        d_o = take(cells * block);
+        q_columns = take(block * width);
+        d_o_columns = take(block * width);
+        s = take(block_keys * block);
+        dp = take(block_keys * block);
+        p_cells = take(block_keys * block);
+        ds_cells = take(block_keys * block);
+        ds_columns = take(block_keys * block);
+        dq = take(d * block);
+        end = at;
+    }
+};
+
+/// A block's rows of q (or do) as columns of cells [width / depth][head_dim in whole vectors], zero padded.
+template <class T>
+inline void pack_block_columns(const Head<T>& head, const Block& block, const T* from, float* to,
+                               int64_t stride) {
+    constexpr int depth = cell_depth<T>;
+    std::memset(to, 0, static_cast<size_t>(block.width / depth * stride) * 4);
+    for (int64_t i = 0; i < block.count; i += depth) {
+        const bool second = depth == 2 && i + 1 < block.count;
+        column_cells<T>(from + head.offset(block.begin + i),
+                        second ? from + head.offset(block.begin + i + 1) : nullptr, head.a.head_dim,
+                        to + i / depth * stride);
+    }
+}
+
+/// S^T, dP^T -> P^T and dS^T as rows of cells, dS^T as columns of cells too.
+template <int Depth, class CellSource>
+inline void differentiate(const Block& block, int64_t count, float scale, const float* lse,
+                          const float* delta, const float* s, const float* dp, float* p_cells,
+                          float* ds_cells, float* ds_columns) {
+    const int64_t stride = block_queries / Depth;
+    for (int64_t lane = 0; lane < block.width; lane += lanes) {
+        const vf shift = load(lse + lane), mean = load(delta + lane);
+        for (int64_t j = 0; j < count; j += Depth) {
+            vf ds[2] = {};
+            for (int64_t i = j; i < least(j + Depth, count); ++i) {
+                const vf p = exponential(load(s + i * block_queries + lane) - shift);
+                ds[i - j] = p * (load(dp + i * block_queries + lane) - mean) * scale;
+                store(reinterpret_cast<CellSource*>(p_cells + i * stride) + lane, p);
+                store(reinterpret_cast<CellSource*>(ds_cells + i * stride) + lane, ds[i - j]);
+            }
+            store(ds_columns + j / Depth * block_queries + lane, pair_up<Depth>(ds[0], ds[1]));
+        }
+    }
+}
+
+template <class T>
+void one(const Head<T>& head, const T* q, const T* o, const T* d_o, const float* lse, T* dq, T* dk, T* dv,
+         const Layout& at, float* scratch) {
+    constexpr int depth = cell_depth<T>;
+    // What a cell row is written as: pairs of bf16, else floats.
+    using CellSource = std::conditional_t<depth == 2, bf16, float>;
+    const int64_t d = head.a.head_dim, cells = at.cells, width = at.width, keys = head.keys;
+    pack_rows(head.k, head.a.kv_stride, keys, d, scratch + at.k, cells);
+    pack_rows(head.v, head.a.kv_stride, keys, d, scratch + at.v, cells);
+    pack_columns(head.k, head.a.kv_stride, keys, d, scratch + at.k_columns);
+    std::memset(scratch + at.dk, 0, static_cast<size_t>(keys * width) * 4);
+    std::memset(scratch + at.dv, 0, static_cast<size_t>(keys * width) * 4);
+    float shift[block_queries], delta[block_queries];
+    for (int64_t begin = 0; begin < head.stacked; begin += block_queries) {
+        const Block block(head, begin);
+        for (int64_t i = 0; i < block.width; ++i) {
+            shift[i] = delta[i] = 0;
+            if (i >= block.count) continue;
+            shift[i] = lse[head.lse_offset(begin + i)];
+            if (shift[i] == -INFINITY) shift[i] = 0;  // a query that saw nothing
+            const T *x = o + head.offset(begin + i), *y = d_o + head.offset(begin + i);
+            vf dot = {};
+            sweep(d, [&](int64_t c, auto w) { dot = fma(load(x + c, w), load(y + c, w), dot); });
+            delta[i] = sum(dot);
+        }
+        pack_lanes(head, block, q, scratch + at.rows, cells, scratch + at.q);
+        pack_lanes(head, block, d_o, scratch + at.rows, cells, scratch + at.d_o);
+        pack_block_columns(head, block, q, scratch + at.q_columns, width);
+        pack_block_columns(head, block, d_o, scratch + at.d_o_columns, width);
+        std::memset(scratch + at.dq, 0, static_cast<size_t>(d * block_queries) * 4);
+        const int64_t lane_cells = block_queries / depth;
+        for (int64_t key = block.key_begin; key < block.key_end; key += block_keys) {
+            const int64_t count = least(block_keys, block.key_end - key);
+            multiply<depth>(count, block.width, cells, {scratch + at.k + key * cells, cells, 1},
+                            scratch + at.q, block_queries, scratch + at.s, block_queries, false);
+            finish_scores(head, block, key, count, scratch + at.s);
+            multiply<depth>(count, block.width, cells, {scratch + at.v + key * cells, cells, 1},
+                            scratch + at.d_o, block_queries, scratch + at.dp, block_queries, false);
+            differentiate<depth, CellSource>(block, count, head.a.scale, shift, delta, scratch + at.s,
+                                             scratch + at.dp, scratch + at.p_cells, scratch + at.ds_cells,
+                                             scratch + at.ds_columns);
+            multiply<depth>(count, width, block.width / depth, {scratch + at.p_cells, lane_cells, 1},
+                            scratch + at.d_o_columns, width, scratch + at.dv + key * width, width, true);
+            multiply<depth>(count, width, block.width / depth, {scratch + at.ds_cells, lane_cells, 1},
+                            scratch + at.q_columns, width, scratch + at.dk + key * width, width, true);
+            multiply<depth>(d, block.width, (count + depth - 1) / depth,
+                            {scratch + at.k_columns + key / depth * d, 1, d}, scratch + at.ds_columns,
+                            block_queries, scratch + at.dq, block_queries, true);
+        }
+        unpack_lanes(head, block, scratch + at.dq, nullptr, scratch + at.rows, dq);
+    }
+    for (int64_t j = 0; j < keys; ++j) {
+        const float *from_k = scratch + at.dk + j * width, *from_v = scratch + at.dv + j * width;
+        T *to_k = dk + j * head.a.kv_stride + head.kv_head * d,
+          *to_v = dv + j * head.a.kv_stride + head.kv_head * d;
+        sweep(d, [&](int64_t i, auto w) {
+            store(to_k + i, load(from_k + i, w), w);
+            store(to_v + i, load(from_v + i, w), w);
+        });
+    }
+}
+
+template <class T>
+void run(const Attention& a, const T* q, const T* o, const T* d_o, const float* lse, T* dq,
+         void* const* dk_row, void* const* dv_row) {
+    const Layout layout(a, cell_depth<T>);
+    const int64_t stride = round_up(layout.end, 16) + 16;
+    const Scratch<float> scratch(thread_limit() * stride);
+    const int64_t tasks = static_cast<int64_t>(a.rows) * a.heads_kv;
+#pragma omp parallel for schedule(dynamic) if (attention_work(a) >= 65536)
+    for (int64_t task = 0; task < tasks; ++task) {
+        const Head<T> head(a, task);
+        one(head, q, o, d_o, lse, dq, static_cast<T*>(dk_row[head.row]), static_cast<T*>(dv_row[head.row]),
+            layout, scratch.get() + thread_number() * stride);
+    }
+}
+
+}  // namespace
+
+void attention_backward(const Attention& a, const void* q, const void* o, const void* do_, const float* lse,
+                        void* dq, void* const* dk_row, void* const* dv_row) {
+    if (a.type == Float::bf16)
+        run(a, static_cast<const bf16*>(q), static_cast<const bf16*>(o), static_cast<const bf16*>(do_), lse,
+            static_cast<bf16*>(dq), dk_row, dv_row);
+    else
+        run(a, static_cast<const float*>(q), static_cast<const float*>(o), static_cast<const float*>(do_),
+            lse, static_cast<float*>(dq), dk_row, dv_row);
+}
+
+}  // namespace polyad::kernels::POLYAD_ISA

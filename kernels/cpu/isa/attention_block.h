@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the forward and backward passes of blocked attention share.
+//
+// Orientation: vector lanes are *queries*. The query heads that share a key-value head are stacked (query i,
+// head h -> stacked row i * repeat + h) and taken `block_queries` at a time, so a grouped-query model fills
+// the vectors from few tokens; maxima and sums over keys are then plain vector operations down the columns of
+// S^T = K Q^T.
+#pragma once
+
+#include <cmath>
+
+#include "kernels/cpu/isa/kernels.h"
+#include "kernels/cpu/isa/tile.h"
+
+namespace polyad::kernels::POLYAD_ISA {
+
+inline constexpr int64_t block_queries = 64, block_keys = 64;
+
+/// One (row, key-value head).
+template <class T>
+struct Head {
+    Head(const Attention& args, int64_t task)
+        : a(args), row(task / args.heads_kv), kv_head(task % args.heads_kv) {
+        repeat = a.heads / a.heads_kv;
+        queries = a.query_begin[row + 1] - a.query_begin[row];
+        keys = most(a.key_count[row], 0);
+        stacked = queries * repeat;
+        k = static_cast<const T*>(a.k_row[row]) + kv_head * a.head_dim;
+        v = static_cast<const T*>(a.v_row[row]) + kv_head * a.head_dim;
+    }
+    int64_t head_of(int64_t r) const { return kv_head * repeat + r % repeat; }
+    int64_t token_of(int64_t r) const { return a.query_begin[row] + r / repeat; }
+    /// Where stacked row r starts in q, o and their gradients; and in lse.
+    int64_t offset(int64_t r) const { return (token_of(r) * a.heads + head_of(r)) * a.head_dim; }
+    int64_t lse_offset(int64_t r) const { return token_of(r) * a.heads + head_of(r); }
+    int64_t position(int64_t r) const {
+        return (a.query_position0_is_tail ? keys - queries : 0) + r / repeat;
+    }
+    /// Keys [first, last) that stacked row r sees.
+    int64_t last(int64_t r) const { return a.causal ? least(most(position(r) + 1, 0), keys) : keys; }
+    int64_t first(int64_t r) const {
+        if (!a.causal || a.window <= 0) return 0;
+        return least(most(position(r) - a.window + 1, 0), last(r));
+    }
+    const float* bias(int64_t r) const {
+        return a.bias + head_of(r) * a.bias_head_stride + position(r) * a.bias_query_stride;
+    }
+
+    const Attention& a;
+    int64_t row, kv_head, repeat, queries, keys, stacked;
+    const T *k, *v;
+};
+
+/// A block of stacked rows [begin, begin + count): the keys each lane sees.
+struct Block {
+    int64_t begin, count, width;  ///< width: count rounded up to whole vectors
+    int64_t key_begin, key_end;   ///< keys any lane sees (begin rounded down to even)
+    int64_t all_begin, all_end;   ///< keys every lane sees
+    int32_t first[block_queries], last[block_queries];
+
+    template <class T>
+    Block(const Head<T>& head, int64_t at) : begin(at), count(least(block_queries, head.stacked - at)) {
+        width = round_up(count, lanes);
+        key_begin = head.keys;
+        key_end = 0;
+        all_begin = 0;
+        all_end = width == count ? head.keys : 0;
+        for (int64_t i = 0; i < width; ++i) {
+            const int64_t f = i < count ? head.first(at + i) : 0, l = i < count ? head.last(at + i) : 0;
+            first[i] = static_cast<int32_t>(f);
+            last[i] = static_cast<int32_t>(l);
+            if (i >= count) continue;
+            if (l > f) {
+                key_begin = least(key_begin, f);
+                key_end = most(key_end, l);
+            }
+            all_begin = most(all_begin, f);
+            all_end = least(all_end, l);
+        }
+        key_begin &= ~int64_t{1};
+    }
+    bool all_visible(int64_t from, int64_t to) const { return from >= all_begin && to <= all_end; }
+};
+
+inline vi load_ints(const int32_t* p) {
+    vi v;
+    std::memcpy(&v, p, sizeof v);
+    return v;
+}
+
+/// Keys or values as rows of cells [keys][cells].
+template <class T>
+inline void pack_rows(const T* from, int64_t stride, int64_t rows, int64_t head_dim, float* to,
+                      int64_t cells) {
+    for (int64_t j = 0; j < rows; ++j) row_cells<T>(from + j * stride, head_dim, to + j * cells);
+}
+/// The same as columns of cells [ceil(keys / depth)][head_dim].
+template <class T>
+inline void pack_columns(const T* from, int64_t stride, int64_t rows, int64_t head_dim, float* to) {
+    constexpr int depth = cell_depth<T>;
+    for (int64_t j = 0; j < rows; j += depth)
+        column_cells<T>(from + j * stride, depth == 2 && j + 1 < rows ? from + (j + 1) * stride : nullptr,
+                        head_dim, to + j / depth * head_dim);
+}
+
+/// Gathers a block's stacked rows of q (or do) with lanes = queries: [cells][block_queries], unused lanes
+/// zero.
+template <class T>
+inline void pack_lanes(const Head<T>& head, const Block& block, const T* from, float* rows, int64_t cells,
+                       float* to) {
+    for (int64_t i = 0; i < block.count; ++i)
+        row_cells<T>(from + head.offset(block.begin + i), head.a.head_dim, rows + i * cells);
+    std::memset(rows + block.count * cells, 0, static_cast<size_t>((block.width - block.count) * cells) * 4);
+    transpose(rows, cells, block.width, cells, to, block_queries);
+}
+
+/// S^T [keys][lanes] times scale, plus the bias where there is one; keys a lane does not see become -inf.
+template <class T>
+inline void finish_scores(const Head<T>& head, const Block& block, int64_t key, int64_t count, float* s) {
+    const bool masked = !block.all_visible(key, key + count);
+    const vf scale = splat(head.a.scale);
+    for (int64_t lane = 0; lane < block.width; lane += lanes) {
+        const vi first = load_ints(block.first + lane) - static_cast<int32_t>(key);
+        const vi last = load_ints(block.last + lane) - static_cast<int32_t>(key);
+        for (int64_t j = 0; j < count; ++j) {
+            float* p = s + j * block_queries + lane;
+            vf x = load(p) * scale;
+            if (masked) {
+                const vi at = vi{} + static_cast<int32_t>(j);
+                x = ((at >= first) & (at < last)) ? x : splat(-INFINITY);
+            }
+            store(p, x);
+        }
+    }
+    if (!head.a.bias) return;
+    for (int64_t i = 0; i < block.count; ++i) {
+        const int64_t from = most(block.first[i], key), to = least(block.last[i], key + count);
+        if (from >= to) continue;
+        const float* bias = head.bias(block.begin + i);
+        for (int64_t j = from; j < to; ++j) s[(j - key) * block_queries + i] += bias[j];
+    }
+}
+
+/// A block's result lies [head_dim][lanes]; scales each lane and writes it back as rows.
+template <class T>
+inline void unpack_lanes(const Head<T>& head, const Block& block, float* from, const float* lane_scale,
+                         float* rows, T* to) {
+    const int64_t d = head.a.head_dim;
+    if (lane_scale)
+        for (int64_t c = 0; c < d; ++c)
+            for (int64_t lane = 0; lane < block.width; lane += lanes) {
+                float* p = from + c * block_queries + lane;
+                store(p, load(p) * load(lane_scale + lane));
+            }
+    transpose(from, block_queries, d, block.width, rows, round_up(d, 16));
+    for (int64_t i = 0; i < block.count; ++i) {
+        const float* row = rows + i * round_up(d, 16);
+        T* out = to + head.offset(block.begin + i);
+        sweep(d, [&](int64_t c, auto w) { store(out + c, load(row + c, w), w); });
+    }
+}
+
+/// Multiply-adds of all rows together: whether a second thread pays.
+inline double attention_work(const Attention& a) {
+    double work = 0;
+    for (int32_t b = 0; b < a.rows; ++b)
+        work += static_cast<double>(a.query_begin[b + 1] - a.query_begin[b]) * a.key_count[b];
+    return work * a.heads * a.head_dim;
+}
+inline int64_t most_keys(const Attention& a) {
+    int64_t n = 0;
+    for (int32_t b = 0; b < a.rows; ++b) n = most(n, a.key_count[b]);
+    return n;
+}
+
+}  // namespace polyad::kernels::POLYAD_ISA

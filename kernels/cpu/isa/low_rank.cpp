@@ -1,0 +1,398 @@
+// SPDX-License-Identifier: Apache-2.0
+// The routed low-rank operator and its gradients, from three products:
+//   project   u[t, r]  = sum_k x[t, k] M[r, k]      both operands contiguous along k
+//   expand    y[t, :] += sum_r v[t, r] M[r, :]      M packed as columns of cells
+//   outer     G[r, :] += sum_t v[t, r] x[t, :]      per block of columns, over all tokens: no two threads
+//   share a sum
+#include "kernels/cpu/isa/low_rank.h"
+
+namespace polyad::kernels::POLYAD_ISA {
+namespace {
+
+// ---- project
+// --------------------------------------------------------------------------------------------------
+#if defined(__AVX512F__)
+constexpr int token_tile = 3, rank_tile = 8;
+#else
+constexpr int token_tile = 2, rank_tile = 4;
+#endif
+
+/// sums[i] = sum of the lanes of a[i], for 8 vectors at once where shuffles make that cheap.
+template <int Count>
+inline void lane_sums(const vf (&a)[Count], float* sums) {
+#if defined(__AVX512F__)
+    if constexpr (Count == 8) {
+        __m512 pairs[4], quads[2];
+        for (int i = 0; i < 4; ++i) {
+            const auto x = (__m512)a[2 * i], y = (__m512)a[2 * i + 1];
+            pairs[i] = _mm512_add_ps(_mm512_unpacklo_ps(x, y), _mm512_unpackhi_ps(x, y));
+        }
+        for (int i = 0; i < 2; ++i) {
+            const auto x = (__m512d)pairs[2 * i], y = (__m512d)pairs[2 * i + 1];
+            quads[i] = _mm512_add_ps((__m512)_mm512_unpacklo_pd(x, y), (__m512)_mm512_unpackhi_pd(x, y));
+        }
+        // quads[i]: in each 128-bit lane the partial sums of vectors 4i .. 4i + 3.
+        const __m512 low = _mm512_shuffle_f32x4(quads[0], quads[1], 0x44);
+        const __m512 high = _mm512_shuffle_f32x4(quads[0], quads[1], 0xee);
+        const __m512 all = _mm512_add_ps(low, high);  // lanes: q0, q0, q1, q1
+        const __m512 swapped = _mm512_shuffle_f32x4(all, all, 0xb1);
+        const __m512 total = _mm512_add_ps(all, swapped);
+        const __m512 out = _mm512_shuffle_f32x4(total, total, 0x08);  // lanes 0 and 2
+        _mm256_storeu_ps(sums, _mm512_castps512_ps256(out));
+        return;
+    }
+#endif
+    for (int i = 0; i < Count; ++i) sums[i] = sum(a[i]);
+}
+
+template <class T, int Tokens, int Ranks>
+inline void project_tile(const T* x, const T* m, int64_t d, float scale, float* u, int64_t rank) {
+    vf acc[Tokens][Ranks] = {};
+    int64_t k = 0;
+#if defined(__AVX512BF16__)
+    if constexpr (sizeof(T) == 2) {
+        for (; k < d; k += 32) {
+            const auto mask = static_cast<__mmask32>(d - k >= 32 ? ~0u : (1u << (d - k)) - 1);
+            __m512bh left[Tokens];
+#pragma GCC unroll 8
+            for (int i = 0; i < Tokens; ++i)
+                left[i] = (__m512bh)_mm512_maskz_loadu_epi16(mask, x + i * d + k);
+#pragma GCC unroll 8
+            for (int j = 0; j < Ranks; ++j) {
+                const auto right = (__m512bh)_mm512_maskz_loadu_epi16(mask, m + j * d + k);
+#pragma GCC unroll 8
+                for (int i = 0; i < Tokens; ++i)
+                    acc[i][j] = (vf)_mm512_dpbf16_ps((__m512)acc[i][j], left[i], right);
+            }
+        }
+    }
+#endif
+    sweep(d - k, [&](int64_t at, auto w) {
+        vf left[Tokens];
+#pragma GCC unroll 8
+        for (int i = 0; i < Tokens; ++i) left[i] = load(x + i * d + k + at, w);
+#pragma GCC unroll 8
+        for (int j = 0; j < Ranks; ++j) {
+            const vf right = load(m + j * d + k + at, w);
+#pragma GCC unroll 8
+            for (int i = 0; i < Tokens; ++i) acc[i][j] = fma(left[i], right, acc[i][j]);
+        }
+    });
+    for (int i = 0; i < Tokens; ++i) {
+        float sums[Ranks];
+        lane_sums(acc[i], sums);
+        for (int j = 0; j < Ranks; ++j) u[i * rank + j] = scale * sums[j];
+    }
+}
+
+template <class T, int Ranks>
+inline void project_tokens(const T* x, const T* m, int64_t tokens, int64_t d, float scale, float* u,
+                           int64_t rank) {
+    int64_t t = 0;
+    for (; t + token_tile <= tokens; t += token_tile)
+        project_tile<T, token_tile, Ranks>(x + t * d, m, d, scale, u + t * rank, rank);
+    for (; t < tokens; ++t) project_tile<T, 1, Ranks>(x + t * d, m, d, scale, u + t * rank, rank);
+}
+
+/// u [tokens, rank] = scale x M^T with M [rank, d].
+template <class T>
+void project(const T* x, const T* m, int64_t tokens, int64_t d, int64_t rank, float scale, float* u) {
+    int64_t r = 0;
+    for (; r + rank_tile <= rank; r += rank_tile)
+        project_tokens<T, rank_tile>(x, m + r * d, tokens, d, scale, u + r, rank);
+    for (; r + 2 <= rank; r += 2) project_tokens<T, 2>(x, m + r * d, tokens, d, scale, u + r, rank);
+    if (r < rank) project_tokens<T, 1>(x, m + r * d, tokens, d, scale, u + r, rank);
+}
+
+template <class T>
+void project_all(const Plan& plan, const T* x, const T* factors, bool by_slot, int64_t d, int64_t rank,
+                 float scale, float* u) {
+    const double work = static_cast<double>(plan.tokens()) * d * rank;
+#pragma omp parallel for schedule(static) if (work >= parallel_products)
+    for (int64_t i = 0; i < plan.piece_count(); ++i) {
+        const Piece& piece = plan.piece(i);
+        const Segment& segment = plan.segment(piece.segment);
+        const int64_t tokens = piece.end - piece.begin;
+        float* out = u + piece.begin * rank;
+        if (segment.group < 0)
+            std::memset(out, 0, static_cast<size_t>(tokens * rank) * 4);
+        else
+            project(x + piece.begin * d, factors + (by_slot ? segment.slot : segment.group) * rank * d,
+                    tokens, d, rank, scale, out);
+    }
+}
+
+// ---- expand
+// ---------------------------------------------------------------------------------------------------
+/// y [tokens, d] += v M; v as rows of cells, M as columns of cells with `stride` floats (whole vectors)
+/// between them.
+template <class T>
+void expand(const float* v, int64_t rank_cells, const float* m, int64_t stride, int64_t tokens, int64_t d,
+            T* y) {
+    constexpr int depth = cell_depth<T>;
+    const int64_t whole = d / lanes * lanes;
+    // As many columns at a time as keep their part of M in the first-level cache.
+    const int64_t chunk = most(8192 / rank_cells / 64 * 64, 64);
+    for (int64_t c = 0; c < whole; c += chunk)
+        for (int64_t t = 0; t < tokens; t += tile_rows)
+            multiply<depth>(least(tile_rows, tokens - t), least(chunk, whole - c), rank_cells,
+                            {v + t * rank_cells, rank_cells, 1}, m + c, stride, y + t * d + c, d, true);
+    if (whole == d) return;
+    for (int64_t t = 0; t < tokens; ++t) {
+        float tail[lanes];
+        multiply<depth>(1, lanes, rank_cells, {v + t * rank_cells, rank_cells, 1}, m + whole, stride, tail,
+                        static_cast<int64_t>(lanes), false);
+        T* to = y + t * d + whole;
+        const Part part{d - whole};
+        store(to, load(to, part) + load(tail, part), part);
+    }
+}
+
+/// Rows of cells of scale * v.
+template <class T>
+void scaled_cells(const float* v, int64_t tokens, int64_t rank, float scale, float* cells) {
+    const int64_t stride = (rank + cell_depth<T> - 1) / cell_depth<T>;
+#pragma omp parallel for schedule(static) if (tokens * rank >= parallel_elements)
+    for (int64_t t = 0; t < tokens; ++t) {
+        alignas(64) float row[256];
+        for (int64_t from = 0; from < rank; from += 256) {
+            const int64_t count = least(256, rank - from);
+            sweep(count,
+                  [&](int64_t i, auto w) { store(row + i, load(v + t * rank + from + i, w) * scale, w); });
+            row_cells<T>(row, count, cells + t * stride + from / cell_depth<T>);
+        }
+    }
+}
+
+template <class T>
+void expand_all(const Plan& plan, const float* v, float scale, const float* packed, int64_t stride, int64_t d,
+                int64_t rank, T* y) {
+    const int64_t rank_cells = (rank + cell_depth<T> - 1) / cell_depth<T>;
+    const Scratch<float> cells(plan.tokens() * rank_cells);
+    scaled_cells<T>(v, plan.tokens(), rank, scale, cells.get());
+    const double work = static_cast<double>(plan.tokens()) * d * rank;
+#pragma omp parallel for schedule(static) if (work >= parallel_products)
+    for (int64_t i = 0; i < plan.piece_count(); ++i) {
+        const Piece& piece = plan.piece(i);
+        const Segment& segment = plan.segment(piece.segment);
+        if (segment.group < 0) continue;
+        expand(cells.get() + piece.begin * rank_cells, rank_cells,
+               packed + segment.slot * rank_cells * stride, stride, piece.end - piece.begin, d,
+               y + piece.begin * d);
+    }
+}
+
+// ---- outer
+// ----------------------------------------------------------------------------------------------------
+/// v as columns of cells: [token pairs of each segment][rank].
+template <class T>
+void token_columns(const Plan& plan, const float* v, int64_t rank, float* cells) {
+    constexpr int depth = cell_depth<T>;
+    for (int64_t i = 0; i < plan.segment_count(); ++i) {
+        const Segment& s = plan.segment(i);
+        if (s.group < 0) continue;
+        for (int64_t t = s.begin; t < s.end; t += depth) {
+            float* to = cells + (s.pairs_begin + (t - s.begin) / depth) * rank;
+            sweep(rank, [&](int64_t r, auto w) {
+                const vf first = load(v + t * rank + r, w);
+                const vf second = depth == 2 && t + 1 < s.end ? load(v + (t + 1) * rank + r, w) : vf{};
+                store(to + r, pair_up<depth>(first, second), w);
+            });
+        }
+    }
+}
+
+/// Adds scale * sum [rank][columns] to a gradient: da [rank, d] or, transposed, db [d, rank].
+inline void add_gradient(const float* sum, int64_t sum_stride, int64_t rank, int64_t from, int64_t count,
+                         int64_t d, float scale, bool transposed, float* out) {
+    if (transposed) {
+        for (int64_t c = 0; c < count; ++c)
+            for (int64_t r = 0; r < rank; ++r) out[(from + c) * rank + r] += scale * sum[r * sum_stride + c];
+        return;
+    }
+    for (int64_t r = 0; r < rank; ++r)
+        sweep(count, [&](int64_t c, auto w) {
+            float* p = out + r * d + from + c;
+            store(p, load(p, w) + scale * load(sum + r * sum_stride + c, w), w);
+        });
+}
+
+template <class T>
+void outer_all(const Plan& plan, const float* v, const T* x, int64_t d, int64_t rank, float scale,
+               bool transposed, float* gradient) {
+    constexpr int depth = cell_depth<T>;
+    constexpr int64_t columns = 64, pairs = 64;
+    const Scratch<float> cells(plan.pairs() * rank + lanes);
+    token_columns<T>(plan, v, rank, cells.get());
+    const int64_t step = d >= columns * 4 * thread_limit() ? columns : columns / 2;
+    const int64_t stride = rank * columns + pairs * columns;
+    const Scratch<float> scratch(thread_limit() * stride);
+    const double work = static_cast<double>(plan.tokens()) * d * rank;
+#pragma omp parallel for schedule(static) if (work >= parallel_products)
+    for (int64_t from = 0; from < d; from += step) {
+        float* sum = scratch.get() + thread_number() * stride;
+        float* right = sum + rank * columns;
+        const int64_t count = least(step, d - from), width = round_up(count, lanes);
+        if (width != count) std::memset(right, 0, static_cast<size_t>(pairs * columns) * 4);
+        for (int64_t i = 0; i < plan.segment_count(); ++i) {
+            const Segment& s = plan.segment(i);
+            if (s.group < 0) continue;
+            for (int64_t t = s.begin; t < s.end; t += pairs * depth) {
+                const int64_t end = least(s.end, t + pairs * depth);
+                for (int64_t k = t; k < end; k += depth)
+                    column_cells<T>(x + k * d + from,
+                                    depth == 2 && k + 1 < end ? x + (k + 1) * d + from : nullptr, count,
+                                    right + (k - t) / depth * columns);
+                const float* left = cells.get() + (s.pairs_begin + (t - s.begin) / depth) * rank;
+                multiply<depth>(rank, width, (end - t + depth - 1) / depth, {left, 1, rank}, right, columns,
+                                sum, columns, t != s.begin);
+            }
+            add_gradient(sum, columns, rank, from, count, d, scale, transposed,
+                         gradient + s.group * rank * d);
+        }
+    }
+}
+
+// ---- packing
+// --------------------------------------------------------------------------------------------------
+/// A [rank, d] of each used group as columns of cells [rank cells][stride].
+template <class T>
+void pack_down(const Plan& plan, const T* a, int64_t d, int64_t rank, int64_t stride, float* out) {
+    constexpr int depth = cell_depth<T>;
+    const int64_t rank_cells = (rank + depth - 1) / depth;
+#pragma omp parallel for schedule(static) if (plan.slots() * rank * d >= parallel_elements)
+    for (int64_t i = 0; i < plan.slots() * rank_cells; ++i) {
+        const T* from = a + plan.group_of_slot(i / rank_cells) * rank * d;
+        const int64_t r = i % rank_cells * depth;
+        column_cells<T>(from + r * d, depth == 2 && r + 1 < rank ? from + (r + 1) * d : nullptr, d,
+                        out + i * stride);
+        for (int64_t c = d; c < stride; ++c) out[i * stride + c] = 0;
+    }
+}
+
+constexpr int64_t rows_at_once = 16;
+
+/// B [d, rank] of each used group as columns of cells [rank cells][stride].
+template <class T>
+void pack_up(const Plan& plan, const T* b, int64_t d, int64_t rank, int64_t stride, float* out) {
+    const int64_t rank_cells = (rank + cell_depth<T> - 1) / cell_depth<T>;
+    const int64_t blocks = stride / rows_at_once;
+    const Scratch<float> scratch(thread_limit() * rows_at_once * (rank_cells + 16));
+#pragma omp parallel for schedule(static) if (plan.slots() * rank * d >= parallel_elements)
+    for (int64_t i = 0; i < plan.slots() * blocks; ++i) {
+        const int64_t slot = i / blocks, at = i % blocks * rows_at_once, count = least(rows_at_once, d - at);
+        const T* from = b + (plan.group_of_slot(slot) * d + at) * rank;
+        float* rows = scratch.get() + thread_number() * rows_at_once * (rank_cells + 16);
+        for (int64_t j = 0; j < count; ++j) row_cells<T>(from + j * rank, rank, rows + j * rank_cells);
+        std::memset(rows + count * rank_cells, 0,
+                    static_cast<size_t>((rows_at_once - count) * rank_cells) * 4);
+        transpose(rows, rank_cells, rows_at_once, rank_cells, out + slot * rank_cells * stride + at, stride);
+    }
+}
+
+/// B [d, rank] of each used group as rows [rank, d] of the same type.
+template <class T>
+void transpose_up(const Plan& plan, const T* b, int64_t d, int64_t rank, T* out) {
+    const int64_t blocks = (d + rows_at_once - 1) / rows_at_once;
+    const int64_t scratch_stride = 2 * rows_at_once * (rank + 16);
+    const Scratch<float> scratch(thread_limit() * scratch_stride);
+#pragma omp parallel for schedule(static) if (plan.slots() * rank * d >= parallel_elements)
+    for (int64_t i = 0; i < plan.slots() * blocks; ++i) {
+        const int64_t slot = i / blocks, at = i % blocks * rows_at_once, count = least(rows_at_once, d - at);
+        const T* from = b + (plan.group_of_slot(slot) * d + at) * rank;
+        float* rows = scratch.get() + thread_number() * scratch_stride;
+        float* columns = rows + rows_at_once * (rank + 16);
+        sweep(count * rank, [&](int64_t k, auto w) { store(rows + k, load(from + k, w), w); });
+        transpose(rows, rank, count, rank, columns, rows_at_once);
+        for (int64_t r = 0; r < rank; ++r) {
+            T* to = out + (slot * rank + r) * d + at;
+            sweep(count,
+                  [&](int64_t k, auto w) { store(to + k, load(columns + r * rows_at_once + k, w), w); });
+        }
+    }
+}
+
+// ---- the four kernels
+// -----------------------------------------------------------------------------------------
+template <class T>
+void up(const Plan& plan, const float* v, const T* b, int64_t d, int64_t rank, float scale, T* y) {
+    const int64_t stride = round_up(d, rows_at_once), rank_cells = (rank + cell_depth<T> - 1) / cell_depth<T>;
+    const Scratch<float> packed(plan.slots() * rank_cells * stride);
+    pack_up(plan, b, d, rank, stride, packed.get());
+    expand_all(plan, v, scale, packed.get(), stride, d, rank, y);
+}
+
+template <class T>
+void up_backward(const Plan& plan, const T* dy, const float* v, const T* b, int64_t d, int64_t rank,
+                 float scale, float* dv, float* db) {
+    if (dv) {
+        const Scratch<T> packed(plan.slots() * rank * d);
+        transpose_up(plan, b, d, rank, packed.get());
+        project_all<T>(plan, dy, packed.get(), true, d, rank, scale, dv);
+    }
+    if (db) outer_all(plan, v, dy, d, rank, scale, true, db);
+}
+
+template <class T>
+void down_backward(const Plan& plan, const float* du, const T* x, const T* a, int64_t d, int64_t rank, T* dx,
+                   float* da) {
+    if (dx) {
+        const int64_t stride = round_up(d, lanes), rank_cells = (rank + cell_depth<T> - 1) / cell_depth<T>;
+        const Scratch<float> packed(plan.slots() * rank_cells * stride);
+        pack_down(plan, a, d, rank, stride, packed.get());
+        expand_all(plan, du, 1.0f, packed.get(), stride, d, rank, dx);
+    }
+    if (da) outer_all(plan, du, x, d, rank, 1.0f, false, da);
+}
+
+inline int depth_of(Float type) {
+    return type == Float::bf16 ? cell_depth<bf16> : cell_depth<float>;
+}
+
+}  // namespace
+
+void low_rank_down(Float type, const void* x, const void* a, const int32_t* group_of_row, Rows rows,
+                   int64_t d_in, int64_t rank, float* u) {
+    const Plan plan(group_of_row, rows, depth_of(type));
+    if (type == Float::bf16)
+        project_all(plan, static_cast<const bf16*>(x), static_cast<const bf16*>(a), false, d_in, rank, 1.0f,
+                    u);
+    else
+        project_all(plan, static_cast<const float*>(x), static_cast<const float*>(a), false, d_in, rank, 1.0f,
+                    u);
+}
+
+void low_rank_up(Float type, const float* v, const void* b, const int32_t* group_of_row, Rows rows,
+                 int64_t d_out, int64_t rank, float scale, void* y) {
+    const Plan plan(group_of_row, rows, depth_of(type));
+    if (type == Float::bf16)
+        up(plan, v, static_cast<const bf16*>(b), d_out, rank, scale, static_cast<bf16*>(y));
+    else
+        up(plan, v, static_cast<const float*>(b), d_out, rank, scale, static_cast<float*>(y));
+}
+
+void low_rank_up_backward(Float type, const void* dy, const float* v, const void* b,
+                          const int32_t* group_of_row, Rows rows, int64_t d_out, int64_t rank, float scale,
+                          float* dv, float* db) {
+    const Plan plan(group_of_row, rows, depth_of(type));
+    if (type == Float::bf16)
+        up_backward(plan, static_cast<const bf16*>(dy), v, static_cast<const bf16*>(b), d_out, rank, scale,
+                    dv, db);
+    else
+        up_backward(plan, static_cast<const float*>(dy), v, static_cast<const float*>(b), d_out, rank, scale,
+                    dv, db);
+}
+
+void low_rank_down_backward(Float type, const float* du, const void* x, const void* a,
+                            const int32_t* group_of_row, Rows rows, int64_t d_in, int64_t rank, void* dx,
+                            float* da) {
+    const Plan plan(group_of_row, rows, depth_of(type));
+    if (type == Float::bf16)
+        down_backward(plan, du, static_cast<const bf16*>(x), static_cast<const bf16*>(a), d_in, rank,
+                      static_cast<bf16*>(dx), da);
+    else
+        down_backward(plan, du, static_cast<const float*>(x), static_cast<const float*>(a), d_in, rank,
+                      static_cast<float*>(dx), da);
+}
+
+}  // namespace polyad::kernels::POLYAD_ISA

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the four low-rank kernels share: which tokens use which group, and the frozen order they are worked
+// in.
+#pragma once
+
+#include "kernels/cpu/isa/kernels.h"
+#include "kernels/cpu/isa/tile.h"
+
+namespace polyad::kernels::POLYAD_ISA {
+
+/// Tokens [begin, end) of one group (-1: none). Neighbouring rows of a group are one segment.
+struct Segment {
+    int32_t group, begin, end;
+    int32_t slot;         ///< which packed factor it uses; -1 without a group
+    int64_t pairs_begin;  ///< where its token pairs start among all segments' pairs
+};
+
+/// A part of a segment short enough to be one thread's work item.
+struct Piece {
+    int32_t segment, begin, end;
+};
+
+class Plan {
+  public:
+    static constexpr int64_t piece_tokens = 48;
+
+    Plan(const int32_t* group_of_row, Rows rows, int depth)
+        : segments_(rows.count + 1),
+          groups_(rows.count + 1),
+          pieces_(rows.count + 1 + (rows.count ? rows.begin[rows.count] - rows.begin[0] : 0) / piece_tokens +
+                  1) {
+        tokens_ = rows.count ? rows.begin[rows.count] : 0;
+        for (int32_t b = 0; b < rows.count; ++b) {
+            const int32_t begin = rows.begin[b], end = rows.begin[b + 1], group = group_of_row[b];
+            if (begin == end) continue;
+            if (segment_count_ && segments_[segment_count_ - 1].group == group &&
+                segments_[segment_count_ - 1].end == begin)
+                segments_[segment_count_ - 1].end = end;
+            else
+                segments_[segment_count_++] = {group, begin, end, -1, 0};
+        }
+        for (int64_t i = 0; i < segment_count_; ++i) {
+            Segment& s = segments_[i];
+            s.pairs_begin = pairs_;
+            pairs_ += (s.end - s.begin + depth - 1) / depth;
+            if (s.group >= 0) s.slot = slot_of(s.group);
+            for (int32_t t = s.begin; t < s.end; t += piece_tokens)
+                pieces_[piece_count_++] = {static_cast<int32_t>(i), t,
+                                           static_cast<int32_t>(least(s.end, t + piece_tokens))};
+        }
+    }
+
+    int64_t tokens() const { return tokens_; }
+    int64_t segment_count() const { return segment_count_; }
+    int64_t piece_count() const { return piece_count_; }
+    int64_t slots() const { return slots_; }
+    int64_t pairs() const { return pairs_; }
+    const Segment& segment(int64_t i) const { return segments_[i]; }
+    const Piece& piece(int64_t i) const { return pieces_[i]; }
+    int32_t group_of_slot(int64_t slot) const { return groups_[slot]; }
+
+  private:
+    /// Few distinct groups per batch: looked up from the latest one back.
+    int32_t slot_of(int32_t group) {
+        for (int64_t i = slots_; i-- > 0;)
+            if (groups_[i] == group) return static_cast<int32_t>(i);
+        groups_[slots_] = group;
+        return static_cast<int32_t>(slots_++);
+    }
+
+    Scratch<Segment> segments_;
+    Scratch<int32_t> groups_;
+    Scratch<Piece> pieces_;
+    int64_t tokens_ = 0, segment_count_ = 0, piece_count_ = 0, slots_ = 0, pairs_ = 0;
+};
+
+/// Multiply-adds from which a second thread pays.
+inline constexpr double parallel_products = 200e3;
+
+}  // namespace polyad::kernels::POLYAD_ISA

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "kernels/cpu/isa/kernels.h"
+
+#define POLYAD_TEXT_OF(x) #x
+#define POLYAD_TEXT(x) POLYAD_TEXT_OF(x)
+
+namespace polyad::kernels::POLYAD_ISA {
+
+extern const OpTable table;
+const OpTable table = {
+    POLYAD_TEXT(POLYAD_ISA),
+    dequantise,
+    dequantise_bf16,
+    to_bf16,
+    from_bf16,
+    rms_norm,
+    rms_norm_backward,
+    add_rms_norm,
+    rope,
+    swiglu,
+    swiglu_backward,
+    add,
+    attention,
+    attention_backward,
+    low_rank_down,
+    low_rank_up,
+    low_rank_up_backward,
+    low_rank_down_backward,
+    cross_entropy,
+    adamw,
+    sum_squares,
+};
+
+}  // namespace polyad::kernels::POLYAD_ISA

@@ -1,0 +1,298 @@
+// SPDX-License-Identifier: Apache-2.0
+// One native vector of floats under the same names for every instruction set. Written on compiler vector
+// types, so the portable set needs no intrinsics; these appear only where the compiler would not find the
+// instruction. Everything lives in the set's own namespace: no inline function may be shared between sets, or
+// the linker could keep the copy a smaller CPU cannot run. For the same reason the sources use no standard
+// containers.
+#pragma once
+
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+
+namespace polyad::kernels::POLYAD_ISA {
+
+#if defined(__AVX512F__)
+inline constexpr int lanes = 16;
+#elif defined(__AVX2__)
+inline constexpr int lanes = 8;
+#else
+inline constexpr int lanes = 4;
+#endif
+
+using bf16 = uint16_t;
+using vf = float __attribute__((vector_size(lanes * 4)));
+using vi = int32_t __attribute__((vector_size(lanes * 4)));
+using vu = uint32_t __attribute__((vector_size(lanes * 4)));
+using vh = uint16_t __attribute__((vector_size(lanes * 2)));
+
+inline vf splat(float x) {
+    return vf{} + x;
+}
+inline vu bits_of(vf x) {
+    return reinterpret_cast<vu>(x);
+}
+inline vf float_of(vu x) {
+    return reinterpret_cast<vf>(x);
+}
+
+// ---- loads and stores: `Whole` moves all lanes, `Part` the first `count` (others read as zero)
+// -------------------
+struct Whole {};
+struct Part {
+    int64_t count;
+};
+
+inline vf load(const float* p, Whole = {}) {
+    vf v;
+    std::memcpy(&v, p, sizeof v);
+    return v;
+}
+inline void store(float* p, vf v, Whole = {}) {
+    std::memcpy(p, &v, sizeof v);
+}
+inline vf widen(vh h) {
+#if defined(__AVX512F__)
+    return (vf)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)h), 16);
+#elif defined(__AVX2__)
+    return (vf)_mm256_slli_epi32(_mm256_cvtepu16_epi32((__m128i)h), 16);
+#else
+    return float_of(__builtin_convertvector(h, vu) << 16);
+#endif
+}
+inline vf load(const bf16* p, Whole = {}) {
+    vh h;
+    std::memcpy(&h, p, sizeof h);
+    return widen(h);
+}
+
+/// Upper halves after rounding to nearest even; NaN stays NaN (made quiet). Exact for subnormals as well.
+inline vu rounded_bits(vf v) {
+    const vu b = bits_of(v);
+    const vu rounded = (b + 0x7fffu + ((b >> 16) & 1u)) >> 16;
+    const vu quiet = (b >> 16) | 0x40u;
+    return (v != v) ? quiet : rounded;
+}
+inline vh low_halves(vu b) {
+#if defined(__AVX512F__)
+    return (vh)_mm512_cvtepi32_epi16((__m512i)b);
+#elif defined(__AVX2__)
+    const __m256i packed = _mm256_packus_epi32((__m256i)b, (__m256i)b);
+    return (vh)_mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0x08));
+#else
+    return __builtin_convertvector(b, vh);
+#endif
+}
+/// What activations are stored with. The bf16 instruction takes subnormals for zero, which is of no account
+/// here.
+inline vh narrow(vf v) {
+#if defined(__AVX512BF16__)
+    return (vh)_mm512_cvtneps_pbh((__m512)v);
+#else
+    return low_halves(rounded_bits(v));
+#endif
+}
+inline void store(bf16* p, vf v, Whole = {}) {
+    const vh h = narrow(v);
+    std::memcpy(p, &h, sizeof h);
+}
+
+inline vf load(const float* p, Part part) {
+#if defined(__AVX512F__)
+    return (vf)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << part.count) - 1), p);
+#else
+    vf v{};
+    std::memcpy(&v, p, static_cast<size_t>(part.count) * 4);
+    return v;
+#endif
+}
+inline void store(float* p, vf v, Part part) {
+#if defined(__AVX512F__)
+    _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << part.count) - 1), (__m512)v);
+#else
+    std::memcpy(p, &v, static_cast<size_t>(part.count) * 4);
+#endif
+}
+inline vf load(const bf16* p, Part part) {
+    vh h{};
+    std::memcpy(&h, p, static_cast<size_t>(part.count) * 2);
+    return widen(h);
+}
+inline void store(bf16* p, vf v, Part part) {
+    const vh h = narrow(v);
+    std::memcpy(p, &h, static_cast<size_t>(part.count) * 2);
+}
+
+/// Calls body(i, Whole or Part) over [0, n).
+template <class Body>
+inline void sweep(int64_t n, Body&& body) {
+    int64_t i = 0;
+    for (; i + lanes <= n; i += lanes) body(i, Whole{});
+    if (i < n) body(i, Part{n - i});
+}
+
+// ---- scalars
+// --------------------------------------------------------------------------------------------------
+inline float to_float(float x) {
+    return x;
+}
+inline float to_float(bf16 x) {
+    const uint32_t b = static_cast<uint32_t>(x) << 16;
+    float f;
+    std::memcpy(&f, &b, 4);
+    return f;
+}
+inline bf16 rounded(float x) {
+    uint32_t b;
+    std::memcpy(&b, &x, 4);
+    if (x != x) return static_cast<bf16>(b >> 16 | 0x40u);
+    return static_cast<bf16>((b + 0x7fffu + (b >> 16 & 1u)) >> 16);
+}
+inline void assign(float& to, float x) {
+    to = x;
+}
+inline void assign(bf16& to, float x) {
+    to = rounded(x);
+}
+inline int64_t least(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+inline int64_t most(int64_t a, int64_t b) {
+    return a > b ? a : b;
+}
+inline int64_t round_up(int64_t n, int64_t step) {
+    return (n + step - 1) / step * step;
+}
+
+// ---- arithmetic
+// -----------------------------------------------------------------------------------------------
+/// a * b + c.
+inline vf fma(vf a, vf b, vf c) {
+#if defined(__AVX512F__)
+    return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__AVX2__)
+    return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+    return a * b + c;
+#endif
+}
+/// The larger one; the second where either is NaN.
+inline vf larger(vf a, vf b) {
+#if defined(__AVX512F__)
+    return (vf)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+    return (vf)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+    return (a > b) ? a : b;
+#endif
+}
+inline vf square_root(vf x) {
+#if defined(__AVX512F__)
+    return (vf)_mm512_sqrt_ps((__m512)x);
+#elif defined(__AVX2__)
+    return (vf)_mm256_sqrt_ps((__m256)x);
+#else
+    vf y;
+    for (int i = 0; i < lanes; ++i) y[i] = __builtin_sqrtf(x[i]);
+    return y;
+#endif
+}
+inline float sum(vf v) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_add_ps((__m512)v);
+#else
+    float s[lanes];
+    std::memcpy(s, &v, sizeof s);
+    for (int step = lanes / 2; step > 0; step /= 2)
+        for (int i = 0; i < step; ++i) s[i] += s[i + step];
+    return s[0];
+#endif
+}
+/// Largest lane; NaN lanes are passed over unless all are.
+inline float largest(vf v) {
+    float s[lanes];
+    std::memcpy(s, &v, sizeof s);
+    float m = s[0];
+    for (int i = 1; i < lanes; ++i) m = (s[i] > m || m != m) ? s[i] : m;
+    return m;
+}
+
+/// e^x within about 1.5 units in the last place over the whole range; NaN stays, -inf gives 0, +inf gives
+/// +inf. Reduction x = n ln 2 + r by adding 1.5 * 2^23, Cephes' polynomial on |r| <= ln 2 / 2, then times
+/// 2^n.
+inline vf exponential(vf x) {
+    const vf low = splat(-104.0f), high = splat(89.0f);
+    x = (x < low) ? low : x;  // written so that NaN passes
+    x = (x > high) ? high : x;
+    const vf magic = splat(12582912.0f);
+    const vf shifted = fma(x, splat(1.44269504088896341f), magic);
+    const vf n = shifted - magic;
+    vf r = fma(n, splat(-0.693359375f), x);
+    r = fma(n, splat(2.12194440e-4f), r);
+    vf p = splat(1.9875691500e-4f);
+    p = fma(p, r, splat(1.3981999507e-3f));
+    p = fma(p, r, splat(8.3334519073e-3f));
+    p = fma(p, r, splat(4.1665795894e-2f));
+    p = fma(p, r, splat(1.6666665459e-1f));
+    p = fma(p, r, splat(5.0000001201e-1f));
+    p = fma(p, r * r, r) + 1.0f;
+#if defined(__AVX512F__)
+    return (vf)_mm512_scalef_ps((__m512)p, (__m512)n);
+#else
+    // In two factors, so that neither leaves the range of normal numbers.
+    const vi k = reinterpret_cast<vi>(shifted) - 0x4b400000;
+    const vi half = k >> 1;
+    return p * reinterpret_cast<vf>((half + 127) << 23) * reinterpret_cast<vf>((k - half + 127) << 23);
+#endif
+}
+inline vf sigmoid(vf x) {
+    return 1.0f / (1.0f + exponential(-x));
+}
+
+// ---- call-local memory
+// ----------------------------------------------------------------------------------------
+template <class T>
+class Scratch {
+  public:
+    explicit Scratch(int64_t count)
+        : data_(static_cast<T*>(
+              std::aligned_alloc(64, (static_cast<size_t>(count) * sizeof(T) / 64 + 1) * 64))) {
+        if (!data_) throw std::bad_alloc();
+    }
+    ~Scratch() { std::free(data_); }
+    Scratch(const Scratch&) = delete;
+    Scratch& operator=(const Scratch&) = delete;
+    T* get() const { return data_; }
+    T& operator[](int64_t i) const { return data_[i]; }
+
+  private:
+    T* data_;
+};
+
+inline int thread_limit() {
+#if defined(_OPENMP)
+    return omp_get_max_threads();
+#else
+    return 1;
+#endif
+}
+inline int thread_number() {
+#if defined(_OPENMP)
+    return omp_get_thread_num();
+#else
+    return 0;
+#endif
+}
+
+/// Elements of simple element-wise work from which a second thread pays.
+inline constexpr int64_t parallel_elements = 32768;
+
+}  // namespace polyad::kernels::POLYAD_ISA
