@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "routing/peft_skillset.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+
+#include <cmath>
+#include <map>
+
+#include "base/error.h"
+
+namespace polyad {
+namespace {
+
+at::Tensor tensor_of(const StoredTensor& stored) {
+    at::Tensor out = at::empty(stored.shape, at::TensorOptions().dtype(at::kFloat));
+    to_float(stored, out.mutable_data_ptr<float>());
+    return out;
+}
+
+Json config_of(const PeftAdapter& adapter) {
+    Json modules = Json::array();
+    for (const PeftModule& module : adapter.modules) modules.push_back(module.path);
+    Json config = {{"rank", adapter.rank}, {"target_modules", std::move(modules)}};
+    if (adapter.kind == PeftKind::poly) {
+        config["method"] = adapter.splits > 1 ? "mhr" : "poly";
+        config["n_skills"] = adapter.skills;
+        config["n_splits"] = adapter.splits;
+        config["init"] = "peft_poly";
+        return config;
+    }
+    if (adapter.kind == PeftKind::dora)
+        fail(Code::unsupported, "a DoRA adapter cannot be taken in: its magnitudes change the base weights");
+    config["method"] = "lora";
+    config["alpha"] = adapter.alpha;
+    config["use_rslora"] = adapter.kind == PeftKind::rslora;
+    config["lora_dropout"] = adapter.dropout;
+    const auto rank = static_cast<double>(adapter.rank);
+    const double scale = adapter.alpha / (adapter.kind == PeftKind::rslora ? std::sqrt(rank) : rank);
+    for (const PeftModule& module : adapter.modules)
+        if (module.rank != adapter.rank || std::abs(module.scale - scale) > 1e-9 * scale)
+            fail(Code::unsupported, "module '", module.path, "' has rank ", module.rank, " and scale ",
+                 module.scale, ", the adapter has ", adapter.rank, " and ", scale,
+                 ": one rank and scale for all is needed");
+    return config;
+}
+
+/// Values under the names the method gives them. PEFT keeps Poly's factors as [splits, skills, features /
+/// splits, rank] and [splits, skills, rank, features / splits].
+std::map<std::string, at::Tensor> values_of(const PeftAdapter& adapter) {
+    std::map<std::string, at::Tensor> values;
+    for (const PeftModule& module : adapter.modules) {
+        at::Tensor a = tensor_of(module.a), b = tensor_of(module.b);
+        if (adapter.kind == PeftKind::poly) {
+            const int64_t skills = adapter.skills;
+            a = a.permute({1, 3, 0, 2}).reshape({skills, adapter.rank, module.d_in});
+            b = b.permute({1, 0, 3, 2}).reshape({skills, module.d_out, adapter.rank});
+            values[module.path + ".logits"] = tensor_of(module.logits.value());
+        }
+        values[module.path + ".lora_a"] = a;
+        values[module.path + ".lora_b"] = b;
+    }
+    return values;
+}
+
+}  // namespace
+
+std::shared_ptr<Skillset> import_peft(std::shared_ptr<const Backbone> backbone, const PeftAdapter& adapter) {
+    std::vector<BaseModule> base;
+    for (const Site& site : backbone->sites()) base.push_back({site.path, site.d_in, site.d_out});
+    check_against_base(adapter, base);
+    std::vector<Task> tasks(static_cast<size_t>(adapter.kind == PeftKind::poly ? adapter.tasks : 1));
+    for (size_t i = 0; i < tasks.size(); ++i) tasks[i].name = "task" + std::to_string(i);
+    std::shared_ptr<Skillset> skillset = Skillset::create(std::move(backbone), tasks, config_of(adapter));
+    const std::map<std::string, at::Tensor> values = values_of(adapter);
+    at::NoGradGuard no_grad;
+    for (Parameter& p : skillset->method().parameters()) {
+        const auto value = values.find(p.name);
+        if (value == values.end() || value->second.sizes() != p.value.sizes())
+            throw Error(Code::bad_format,
+                        text("the adapter has no tensor for '", p.name, "' of shape ", p.value.sizes()),
+                        p.name);
+        p.value.copy_(value->second);
+    }
+    skillset->method().parameters_changed();
+    skillset->metadata()["peft"] = {{"base_model", adapter.base_model}};
+    return skillset;
+}
+
+}  // namespace polyad
