@@ -19,7 +19,7 @@ constexpr int token_tile = 2, rank_tile = 4;
 
 /// sums[i] = sum of the lanes of a[i], for 8 vectors at once where shuffles make that cheap.
 template <int Count>
-inline void lane_sums(const vf (&a)[Count], float* sums) {
+__attribute__((always_inline)) inline void lane_sums(const vf (&a)[Count], float* sums) {
 #if defined(__AVX512F__)
     if constexpr (Count == 8) {
         __m512 pairs[4], quads[2];
@@ -42,42 +42,60 @@ inline void lane_sums(const vf (&a)[Count], float* sums) {
         return;
     }
 #endif
+#pragma GCC unroll 8
     for (int i = 0; i < Count; ++i) sums[i] = sum(a[i]);
 }
 
+/// Adds the products of one vector's worth of k to the sums.
+template <int Tokens, int Ranks, class T, class W>
+__attribute__((always_inline)) inline void project_step(vf (&acc)[Tokens][Ranks], const T* x, const T* m,
+                                                        int64_t d, W w) {
+    vf left[Tokens];
+#pragma GCC unroll 8
+    for (int i = 0; i < Tokens; ++i) left[i] = load(x + i * d, w);
+#pragma GCC unroll 8
+    for (int j = 0; j < Ranks; ++j) {
+        const vf right = load(m + j * d, w);
+#pragma GCC unroll 8
+        for (int i = 0; i < Tokens; ++i) acc[i][j] = fma(left[i], right, acc[i][j]);
+    }
+}
+
+#if defined(__AVX512BF16__)
+/// The same for up to 32 values of k in bf16.
+template <int Tokens, int Ranks>
+__attribute__((always_inline)) inline void project_pairs(vf (&acc)[Tokens][Ranks], const bf16* x,
+                                                         const bf16* m, int64_t d, __mmask32 mask) {
+    __m512bh left[Tokens];
+#pragma GCC unroll 8
+    for (int i = 0; i < Tokens; ++i) left[i] = (__m512bh)_mm512_maskz_loadu_epi16(mask, x + i * d);
+#pragma GCC unroll 8
+    for (int j = 0; j < Ranks; ++j) {
+        const auto right = (__m512bh)_mm512_maskz_loadu_epi16(mask, m + j * d);
+#pragma GCC unroll 8
+        for (int i = 0; i < Tokens; ++i) acc[i][j] = (vf)_mm512_dpbf16_ps((__m512)acc[i][j], left[i], right);
+    }
+}
+#endif
+
 template <class T, int Tokens, int Ranks>
 inline void project_tile(const T* x, const T* m, int64_t d, float scale, float* u, int64_t rank) {
-    vf acc[Tokens][Ranks] = {};
+    vf acc[Tokens][Ranks];
+#pragma GCC unroll 8
+    for (int i = 0; i < Tokens; ++i)
+#pragma GCC unroll 8
+        for (int j = 0; j < Ranks; ++j) acc[i][j] = vf{};
     int64_t k = 0;
+    if constexpr (cell_depth<T> == 2) {
 #if defined(__AVX512BF16__)
-    if constexpr (sizeof(T) == 2) {
-        for (; k < d; k += 32) {
-            const auto mask = static_cast<__mmask32>(d - k >= 32 ? ~0u : (1u << (d - k)) - 1);
-            __m512bh left[Tokens];
-#pragma GCC unroll 8
-            for (int i = 0; i < Tokens; ++i)
-                left[i] = (__m512bh)_mm512_maskz_loadu_epi16(mask, x + i * d + k);
-#pragma GCC unroll 8
-            for (int j = 0; j < Ranks; ++j) {
-                const auto right = (__m512bh)_mm512_maskz_loadu_epi16(mask, m + j * d + k);
-#pragma GCC unroll 8
-                for (int i = 0; i < Tokens; ++i)
-                    acc[i][j] = (vf)_mm512_dpbf16_ps((__m512)acc[i][j], left[i], right);
-            }
-        }
-    }
+        for (; k + 32 <= d; k += 32) project_pairs(acc, x + k, m + k, d, ~__mmask32{0});
+        if (k < d) project_pairs(acc, x + k, m + k, d, (1u << (d - k)) - 1);
 #endif
-    sweep(d - k, [&](int64_t at, auto w) {
-        vf left[Tokens];
+    } else {
+        for (; k + lanes <= d; k += lanes) project_step(acc, x + k, m + k, d, Whole{});
+        if (k < d) project_step(acc, x + k, m + k, d, Part{d - k});
+    }
 #pragma GCC unroll 8
-        for (int i = 0; i < Tokens; ++i) left[i] = load(x + i * d + k + at, w);
-#pragma GCC unroll 8
-        for (int j = 0; j < Ranks; ++j) {
-            const vf right = load(m + j * d + k + at, w);
-#pragma GCC unroll 8
-            for (int i = 0; i < Tokens; ++i) acc[i][j] = fma(left[i], right, acc[i][j]);
-        }
-    });
     for (int i = 0; i < Tokens; ++i) {
         float sums[Ranks];
         lane_sums(acc[i], sums);

@@ -253,8 +253,18 @@ inline vf exponential(vf x) {
     return p * reinterpret_cast<vf>((half + 127) << 23) * reinterpret_cast<vf>((k - half + 127) << 23);
 #endif
 }
+/// 1 / (1 + e^-x). The exponent is bounded so that the sum stays finite.
 inline vf sigmoid(vf x) {
-    return 1.0f / (1.0f + exponential(-x));
+    const vf low = splat(-88.0f);
+    const vf bounded = (x < low) ? low : x;
+    const vf sum = 1.0f + exponential(-bounded);
+#if defined(__AVX512F__)
+    // A division would take as long as the exponential: estimate to 14 bits and one Newton step.
+    const vf estimate = (vf)_mm512_rcp14_ps((__m512)sum);
+    return estimate * fma(-sum, estimate, splat(2.0f));
+#else
+    return 1.0f / sum;
+#endif
 }
 
 // ---- call-local memory
