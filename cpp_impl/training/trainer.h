@@ -47,9 +47,10 @@ class Trainer {
     /// example.
     Trainer(std::shared_ptr<Skillset> skillset, std::shared_ptr<const Dataset> dataset, const Json& config);
 
-    /// One optimiser step, and the validation that falls due with it. Code::numeric_error (NaN or infinite
-    /// loss or gradient, with step and task), Code::cancelled, Code::wrong_state (already done). One caller
-    /// at a time.
+    /// One optimiser step, and the validation and checkpoint that fall due with it. Code::numeric_error (NaN
+    /// or infinite loss or gradient, with step and task), Code::cancelled, Code::wrong_state (already done).
+    /// Cancelled during the validation, the step itself stands and the next call validates first;
+    /// Code::io_error of a checkpoint leaves the step standing too. One caller at a time.
     Progress step();
     /// What step() returned last.
     const Progress& progress() const { return progress_; }
