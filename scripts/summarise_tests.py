@@ -40,8 +40,7 @@ def ctest_entries(report, own_reports):
         elif status == "fail":
             # Its cases are counted where it left a report with a failed one; a crash leaves none.
             if own_reports.get(name, 0) == 0:
-                failure = case.find("failure")
-                yield name, "failed", one_line(failure.get("message") if failure is not None else "")
+                yield name, "failed", one_line("\n".join((case.findtext("system-out") or "").splitlines()[-3:]))
         else:
             skipped = case.find("skipped")
             reason = one_line(case.findtext("system-out"))
