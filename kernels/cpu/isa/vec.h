@@ -225,14 +225,26 @@ inline float largest(vf v) {
     return m;
 }
 
-/// e^x within about 1.5 units in the last place over the whole range; NaN stays, -inf gives 0, +inf gives
-/// +inf. Reduction x = n ln 2 + r by adding 1.5 * 2^23, Cephes' polynomial on |r| <= ln 2 / 2, then times
-/// 2^n.
+/// The nearer bound where x lies outside; NaN stays NaN.
+inline vf bounded(vf x, float low, float high) {
+#if defined(__AVX512F__)
+    // max and min return their second operand where either is NaN.
+    return (vf)_mm512_min_ps(_mm512_set1_ps(high), _mm512_max_ps(_mm512_set1_ps(low), (__m512)x));
+#elif defined(__AVX2__)
+    return (vf)_mm256_min_ps(_mm256_set1_ps(high), _mm256_max_ps(_mm256_set1_ps(low), (__m256)x));
+#else
+    x = (x < splat(low)) ? splat(low) : x;
+    return (x > splat(high)) ? splat(high) : x;
+#endif
+}
+
+/// e^x within about 1.5 units in the last place; NaN stays NaN. Below 2^-126.5 it is 0, above 2^127.5
+/// infinity. Reduction x = n ln 2 + r; adding `magic` rounds and leaves n + 127 in the low bits, that is 2^n
+/// once shifted into the exponent (n = -127 gives 0, n = 128 infinity). Cephes' polynomial on |r| <= ln 2
+/// / 2.
 inline vf exponential(vf x) {
-    const vf low = splat(-104.0f), high = splat(89.0f);
-    x = (x < low) ? low : x;  // written so that NaN passes
-    x = (x > high) ? high : x;
-    const vf magic = splat(12582912.0f);
+    x = bounded(x, -88.2f, 88.8f);
+    const vf magic = splat(12582912.0f + 127.0f);
     const vf shifted = fma(x, splat(1.44269504088896341f), magic);
     const vf n = shifted - magic;
     vf r = fma(n, splat(-0.693359375f), x);
@@ -244,20 +256,12 @@ inline vf exponential(vf x) {
     p = fma(p, r, splat(1.6666665459e-1f));
     p = fma(p, r, splat(5.0000001201e-1f));
     p = fma(p, r * r, r) + 1.0f;
-#if defined(__AVX512F__)
-    return (vf)_mm512_scalef_ps((__m512)p, (__m512)n);
-#else
-    // In two factors, so that neither leaves the range of normal numbers.
-    const vi k = reinterpret_cast<vi>(shifted) - 0x4b400000;
-    const vi half = k >> 1;
-    return p * reinterpret_cast<vf>((half + 127) << 23) * reinterpret_cast<vf>((k - half + 127) << 23);
-#endif
+    return p * float_of(bits_of(shifted) << 23);
 }
+
 /// 1 / (1 + e^-x). The exponent is bounded so that the sum stays finite.
 inline vf sigmoid(vf x) {
-    const vf low = splat(-88.0f);
-    const vf bounded = (x < low) ? low : x;
-    const vf sum = 1.0f + exponential(-bounded);
+    const vf sum = 1.0f + exponential(bounded(-x, -88.0f, 88.0f));
 #if defined(__AVX512F__)
     // A division would take as long as the exponential: estimate to 14 bits and one Newton step.
     const vf estimate = (vf)_mm512_rcp14_ps((__m512)sum);
