@@ -6,6 +6,7 @@
 
 #include <cmath>
 
+#include "routing/method.h"
 #include "routing_fixture.h"
 #include "skills/mixing.h"
 
