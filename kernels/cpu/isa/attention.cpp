@@ -33,45 +33,59 @@ struct Layout {
     }
 };
 
-/// Running maximum and sum of a lane.
+constexpr float ln_2 = 0.693147180559945f;
+
+/// Running maximum (of scores in units of log2(e)) and sum of a lane.
 struct Softmax {
     float top[block_queries], total[block_queries], correction[block_queries];
 };
 
+/// Vectors of lanes worked side by side: the steps of one exponential wait for each other.
+constexpr int together = 4;
+
+template <int Depth, int Vectors>
+inline void exponentiate_lanes(int64_t lane, int64_t count, const float* s, float* p, Softmax& state) {
+    vf best[Vectors], shift[Vectors], sums[Vectors];
+    for (int v = 0; v < Vectors; ++v) best[v] = load(state.top + lane + v * lanes);
+    for (int64_t j = 0; j < count; ++j)
+        for (int v = 0; v < Vectors; ++v)
+            best[v] = larger(load(s + j * block_queries + lane + v * lanes), best[v]);
+    for (int v = 0; v < Vectors; ++v) {
+        shift[v] = (best[v] == -INFINITY) ? vf{} : best[v];  // nothing seen yet: all probabilities 0, not NaN
+        sums[v] = vf{};
+    }
+    int64_t j = 0;
+    for (; j + Depth <= count; j += Depth)
+#pragma GCC unroll 4
+        for (int v = 0; v < Vectors; ++v) {
+            const float* from = s + j * block_queries + lane + v * lanes;
+            const vf first = power_of_two(load(from) - shift[v]);
+            vf second = {};
+            if constexpr (Depth == 2) second = power_of_two(load(from + block_queries) - shift[v]);
+            sums[v] += first + second;
+            store(p + j / Depth * block_queries + lane + v * lanes, pair_up<Depth>(first, second));
+        }
+    for (int v = 0; v < Vectors; ++v) {
+        const int64_t at = lane + v * lanes;
+        if (j < count) {
+            const vf first = power_of_two(load(s + j * block_queries + at) - shift[v]);
+            sums[v] += first;
+            store(p + j / Depth * block_queries + at, pair_up<Depth>(first, vf{}));
+        }
+        const vf correction = power_of_two(load(state.top + at) - shift[v]);
+        store(state.correction + at, correction);
+        store(state.total + at, load(state.total + at) * correction + sums[v]);
+        store(state.top + at, best[v]);
+    }
+}
+
 /// Turns scores into probabilities relative to the running maximum, as cells [ceil(count / depth)][lanes].
 template <int Depth>
 inline void exponentiate(const Block& block, int64_t count, const float* s, float* p, Softmax& state) {
-    for (int64_t lane = 0; lane < block.width; lane += lanes) {
-        vf top[2] = {load(state.top + lane), splat(-INFINITY)};
-        const vf before = top[0];
-        for (int64_t j = 0; j < count; ++j)
-            top[j & 1] = larger(load(s + j * block_queries + lane), top[j & 1]);
-        const vf best = larger(top[0], top[1]);
-        const vf shift = (best == -INFINITY) ? vf{} : best;  // nothing seen yet: all probabilities 0, not NaN
-        vf sums[2] = {};
-        int64_t j = 0;
-        for (; j + 2 <= count; j += 2) {
-            const vf first = exponential(load(s + j * block_queries + lane) - shift);
-            const vf second = exponential(load(s + (j + 1) * block_queries + lane) - shift);
-            sums[0] += first;
-            sums[1] += second;
-            if constexpr (Depth == 2) {
-                store(p + j / 2 * block_queries + lane, pair_up<2>(first, second));
-            } else {
-                store(p + j * block_queries + lane, first);
-                store(p + (j + 1) * block_queries + lane, second);
-            }
-        }
-        if (j < count) {
-            const vf first = exponential(load(s + j * block_queries + lane) - shift);
-            sums[0] += first;
-            store(p + j / Depth * block_queries + lane, pair_up<Depth>(first, vf{}));
-        }
-        const vf correction = exponential(before - shift);
-        store(state.correction + lane, correction);
-        store(state.total + lane, load(state.total + lane) * correction + (sums[0] + sums[1]));
-        store(state.top + lane, best);
-    }
+    int64_t lane = 0;
+    for (; lane + together * lanes <= block.width; lane += together * lanes)
+        exponentiate_lanes<Depth, together>(lane, count, s, p, state);
+    for (; lane < block.width; lane += lanes) exponentiate_lanes<Depth, 1>(lane, count, s, p, state);
 }
 
 template <class T>
@@ -109,7 +123,8 @@ void blocked(const Head<T>& head, const T* q, T* o, float* lse, const Layout& at
         for (int64_t i = 0; i < block.width; ++i) {
             if (lse && i < block.count) {
                 const bool none = state.total[i] == 0;
-                lse[head.lse_offset(begin + i)] = none ? -INFINITY : state.top[i] + std::log(state.total[i]);
+                lse[head.lse_offset(begin + i)] =
+                    none ? -INFINITY : state.top[i] * ln_2 + std::log(state.total[i]);
             }
             state.correction[i] = state.total[i] == 0 ? 0.0f : 1.0f / state.total[i];
         }

@@ -66,19 +66,21 @@ inline void differentiate(const Block& block, int64_t count, float scale, const 
                           const float* delta, const float* s, const float* dp, float* p_cells,
                           float* ds_cells, float* ds_columns) {
     const int64_t stride = block_queries / Depth;
-    for (int64_t lane = 0; lane < block.width; lane += lanes) {
-        const vf shift = load(lse + lane), mean = load(delta + lane);
-        for (int64_t j = 0; j < count; j += Depth) {
+    for (int64_t j = 0; j < count; j += Depth)
+        for (int64_t lane = 0; lane < block.width; lane += lanes) {
+            const vf shift = load(lse + lane), mean = load(delta + lane);
             vf ds[2] = {};
-            for (int64_t i = j; i < least(j + Depth, count); ++i) {
-                const vf p = exponential(load(s + i * block_queries + lane) - shift);
-                ds[i - j] = p * (load(dp + i * block_queries + lane) - mean) * scale;
-                store(reinterpret_cast<CellSource*>(p_cells + i * stride) + lane, p);
-                store(reinterpret_cast<CellSource*>(ds_cells + i * stride) + lane, ds[i - j]);
+#pragma GCC unroll 2
+            for (int i = 0; i < Depth; ++i) {
+                if (j + i >= count) break;
+                const int64_t at = (j + i) * block_queries + lane;
+                const vf p = power_of_two(load(s + at) - shift);
+                ds[i] = p * (load(dp + at) - mean) * scale;
+                store(reinterpret_cast<CellSource*>(p_cells + (j + i) * stride) + lane, p);
+                store(reinterpret_cast<CellSource*>(ds_cells + (j + i) * stride) + lane, ds[i]);
             }
             store(ds_columns + j / Depth * block_queries + lane, pair_up<Depth>(ds[0], ds[1]));
         }
-    }
 }
 
 template <class T>
@@ -99,7 +101,7 @@ void one(const Head<T>& head, const T* q, const T* o, const T* d_o, const float*
         for (int64_t i = 0; i < block.width; ++i) {
             shift[i] = delta[i] = 0;
             if (i >= block.count) continue;
-            shift[i] = lse[head.lse_offset(begin + i)];
+            shift[i] = lse[head.lse_offset(begin + i)] * log2_e;
             if (shift[i] == -INFINITY) shift[i] = 0;  // a query that saw nothing
             const T *x = o + head.offset(begin + i), *y = d_o + head.offset(begin + i);
             vf dot = {};

@@ -114,11 +114,12 @@ inline void pack_lanes(const Head<T>& head, const Block& block, const T* from, f
     transpose(rows, cells, block.width, cells, to, block_queries);
 }
 
-/// S^T [keys][lanes] times scale, plus the bias where there is one; keys a lane does not see become -inf.
+/// S^T [keys][lanes] times scale, plus the bias where there is one, in units of log2(e), so that e^s is 2^s';
+/// keys a lane does not see become -inf.
 template <class T>
 inline void finish_scores(const Head<T>& head, const Block& block, int64_t key, int64_t count, float* s) {
     const bool masked = !block.all_visible(key, key + count);
-    const vf scale = splat(head.a.scale);
+    const vf scale = splat(head.a.scale * log2_e);
     for (int64_t lane = 0; lane < block.width; lane += lanes) {
         const vi first = load_ints(block.first + lane) - static_cast<int32_t>(key);
         const vi last = load_ints(block.last + lane) - static_cast<int32_t>(key);
@@ -137,7 +138,7 @@ inline void finish_scores(const Head<T>& head, const Block& block, int64_t key, 
         const int64_t from = most(block.first[i], key), to = least(block.last[i], key + count);
         if (from >= to) continue;
         const float* bias = head.bias(block.begin + i);
-        for (int64_t j = from; j < to; ++j) s[(j - key) * block_queries + i] += bias[j];
+        for (int64_t j = from; j < to; ++j) s[(j - key) * block_queries + i] += bias[j] * log2_e;
     }
 }
 

@@ -6,6 +6,8 @@
 //   share a sum
 #include "kernels/cpu/isa/low_rank.h"
 
+#include <type_traits>
+
 namespace polyad::kernels::POLYAD_ISA {
 namespace {
 
@@ -169,16 +171,19 @@ void expand(const float* v, int64_t rank_cells, const float* m, int64_t stride, 
 /// Rows of cells of scale * v.
 template <class T>
 void scaled_cells(const float* v, int64_t tokens, int64_t rank, float scale, float* cells) {
-    const int64_t stride = (rank + cell_depth<T> - 1) / cell_depth<T>;
-#pragma omp parallel for schedule(static) if (tokens * rank >= parallel_elements)
+    constexpr int depth = cell_depth<T>;
+    using Value = std::conditional_t<depth == 2, bf16, float>;
+    auto* out = reinterpret_cast<Value*>(cells);
+    const auto scaled = [&](const float* from, Value* to, int64_t count) {
+        sweep(count, [&](int64_t i, auto w) { store(to + i, load(from + i, w) * scale, w); });
+    };
+    if (rank % depth == 0) {  // rows without padding: one long row
+        scaled(v, out, tokens * rank);
+        return;
+    }
     for (int64_t t = 0; t < tokens; ++t) {
-        alignas(64) float row[256];
-        for (int64_t from = 0; from < rank; from += 256) {
-            const int64_t count = least(256, rank - from);
-            sweep(count,
-                  [&](int64_t i, auto w) { store(row + i, load(v + t * rank + from + i, w) * scale, w); });
-            row_cells<T>(row, count, cells + t * stride + from / cell_depth<T>);
-        }
+        scaled(v + t * rank, out + t * (rank + 1), rank);
+        out[t * (rank + 1) + rank] = 0;
     }
 }
 

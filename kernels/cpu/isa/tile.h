@@ -104,12 +104,31 @@ inline void multiply(int64_t m, int64_t n, int64_t k, Operand a, const float* b,
 
 // ---- making cells
 // ---------------------------------------------------------------------------------------------
-/// A cell as float bits.
+#if defined(__AVX512BF16__)
+/// Puts the 16-bit halves of two vectors side by side: lane i of `low` holds (a[i], b[i]), of `high` (a[16 +
+/// i], b[16 + i]).
+inline void interleave(__m512i a, __m512i b, vf& low, vf& high) {
+    alignas(64) static constexpr uint16_t order[2][32] = {
+        {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
+         8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47},
+        {16, 48, 17, 49, 18, 50, 19, 51, 20, 52, 21, 53, 22, 54, 23, 55,
+         24, 56, 25, 57, 26, 58, 27, 59, 28, 60, 29, 61, 30, 62, 31, 63}};
+    low = (vf)_mm512_permutex2var_epi16(a, _mm512_load_si512(order[0]), b);
+    high = (vf)_mm512_permutex2var_epi16(a, _mm512_load_si512(order[1]), b);
+}
+#endif
+
+/// Cells of two values each; with depth 1 the first is taken as it is.
 template <int Depth>
-inline vf pair_up(vf first, vf second) {
+inline vf pair_up(vf first, [[maybe_unused]] vf second) {
     if constexpr (Depth == 1) return first;
-    const vu low = rounded_bits(first), high = rounded_bits(second);
-    return float_of(low | high << 16);
+#if defined(__AVX512BF16__)
+    const auto low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)first));
+    const auto high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)second));
+    return (vf)_mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+#else
+    return first;  // not reached: cells of depth 2 need the instruction
+#endif
 }
 
 /// One row of n values -> ceil(n / depth) cells.
@@ -119,10 +138,7 @@ inline void row_cells(const Source* row, int64_t n, float* out) {
         sweep(n, [&](int64_t i, auto w) { store(out + i, load(row + i, w), w); });
     } else {
         auto* half = reinterpret_cast<bf16*>(out);
-        if constexpr (sizeof(Source) == 2)
-            std::memcpy(half, row, static_cast<size_t>(n) * 2);
-        else
-            sweep(n, [&](int64_t i, auto w) { store(half + i, load(row + i, w), w); });
+        sweep(n, [&](int64_t i, auto w) { store(half + i, load(row + i, w), w); });
         if (n % 2) half[n] = 0;
     }
 }
@@ -132,13 +148,24 @@ template <class T>
 inline void column_cells(const T* first, const T* second, int64_t n, float* out) {
     if constexpr (cell_depth<T> == 1) {
         sweep(n, [&](int64_t i, auto w) { store(out + i, load(first + i, w), w); });
-    } else if (second) {
-        sweep(n, [&](int64_t i, auto w) {
-            const vu low = bits_of(load(first + i, w)) >> 16, high = bits_of(load(second + i, w));
-            store(out + i, float_of(low | high), w);
-        });
     } else {
-        sweep(n, [&](int64_t i, auto w) { store(out + i, float_of(bits_of(load(first + i, w)) >> 16), w); });
+#if defined(__AVX512BF16__)
+        for (int64_t i = 0; i < n; i += 32) {
+            const int64_t rest = n - i;
+            const auto mask = static_cast<__mmask32>(rest >= 32 ? ~0u : (1u << rest) - 1);
+            const __m512i a = _mm512_maskz_loadu_epi16(mask, first + i);
+            const __m512i b = second ? _mm512_maskz_loadu_epi16(mask, second + i) : _mm512_setzero_si512();
+            vf low, high;
+            interleave(a, b, low, high);
+            if (rest >= 32) {
+                store(out + i, low);
+                store(out + i + 16, high);
+            } else {
+                store(out + i, low, Part{least(rest, 16)});
+                if (rest > 16) store(out + i + 16, high, Part{rest - 16});
+            }
+        }
+#endif
     }
 }
 

@@ -238,37 +238,49 @@ inline vf bounded(vf x, float low, float high) {
 #endif
 }
 
-/// e^x within about 1.5 units in the last place; NaN stays NaN. Below 2^-126.5 it is 0, above 2^127.5
-/// infinity. Reduction x = n ln 2 + r; adding `magic` rounds and leaves n + 127 in the low bits, that is 2^n
-/// once shifted into the exponent (n = -127 gives 0, n = 128 infinity). Cephes' polynomial on |r| <= ln 2
-/// / 2.
-inline vf exponential(vf x) {
-    x = bounded(x, -88.2f, 88.8f);
-    const vf magic = splat(12582912.0f + 127.0f);
-    const vf shifted = fma(x, splat(1.44269504088896341f), magic);
-    const vf n = shifted - magic;
-    vf r = fma(n, splat(-0.693359375f), x);
-    r = fma(n, splat(2.12194440e-4f), r);
-    vf p = splat(1.9875691500e-4f);
-    p = fma(p, r, splat(1.3981999507e-3f));
-    p = fma(p, r, splat(8.3334519073e-3f));
-    p = fma(p, r, splat(4.1665795894e-2f));
-    p = fma(p, r, splat(1.6666665459e-1f));
-    p = fma(p, r, splat(5.0000001201e-1f));
-    p = fma(p, r * r, r) + 1.0f;
+inline constexpr float log2_e = 1.44269504088896341f;
+
+/// p(r) 2^n for `shifted` = 1.5 * 2^23 + 127 + n, whose low bits shifted into the exponent are 2^n; n = -127
+/// gives 0, n = 128 infinity. |r| <= 1/2; the polynomial is Cephes' for 2^r.
+inline vf two_to(vf r, vf shifted) {
+    vf p = splat(1.535336188319500e-4f);
+    p = fma(p, r, splat(1.339887440266574e-3f));
+    p = fma(p, r, splat(9.618437357674640e-3f));
+    p = fma(p, r, splat(5.550332471162809e-2f));
+    p = fma(p, r, splat(2.402264791363012e-1f));
+    p = fma(p, r, splat(6.931472028550421e-1f));
+    p = fma(p, r, splat(1.0f));
     return p * float_of(bits_of(shifted) << 23);
 }
 
-/// 1 / (1 + e^-x). The exponent is bounded so that the sum stays finite.
-inline vf sigmoid(vf x) {
-    const vf sum = 1.0f + exponential(bounded(-x, -88.0f, 88.0f));
-#if defined(__AVX512F__)
-    // A division would take as long as the exponential: estimate to 14 bits and one Newton step.
-    const vf estimate = (vf)_mm512_rcp14_ps((__m512)sum);
-    return estimate * fma(-sum, estimate, splat(2.0f));
+/// 2^x, about one unit in the last place; NaN stays NaN. Below -126.5 it is 0, above 127.5 infinity.
+inline vf power_of_two(vf x) {
+    x = bounded(x, -127.2f, 128.2f);
+    const vf magic = splat(12582912.0f + 127.0f);
+    const vf shifted = x + magic;
+    return two_to(x - (shifted - magic), shifted);
+}
+
+/// e^x with the same accuracy and limits: x log2(e) = n + r, the rest r to full precision.
+inline vf exponential(vf x) {
+    x = bounded(x, -88.2f, 88.8f);
+    const vf magic = splat(12582912.0f + 127.0f);
+    const vf shifted = fma(x, splat(log2_e), magic);
+    const vf n = shifted - magic;
+#if defined(__AVX2__)
+    vf r = fma(x, splat(log2_e), -n);
+    r = fma(x, splat(1.92596299112661746887e-8f), r);
+    return two_to(r, shifted);
 #else
-    return 1.0f / sum;
+    // Without fused operations: ln 2 in two parts, the first of few enough bits that n times it is exact.
+    const vf r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    return two_to(r * log2_e, shifted);
 #endif
+}
+
+/// 1 / (1 + e^-x).
+inline vf sigmoid(vf x) {
+    return 1.0f / (1.0f + exponential(-x));
 }
 
 // ---- call-local memory
