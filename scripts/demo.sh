@@ -37,7 +37,7 @@ heading "test: examples no training row has shown, without and with the skills"
 "$polyad" eval --model "$model" --bundle "$bundle" --tasks "$tasks" --split test --baseline
 
 heading "what the file holds, and the skills each task uses"
-"$polyad" inspect "$bundle"
+"$polyad" inspect "$bundle" --model "$model"
 
 heading "serve: a new process loads the file and answers one batch in which every row names another task"
 "$polyad" tasks "$tasks" --split test --examples 1 --json >"$run/examples.json"

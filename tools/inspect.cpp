@@ -61,6 +61,28 @@ void print_bundle(const Json& info) {
     for (const Json& task : info["tasks"]) std::printf("  %s\n", task["name"].get<std::string>().c_str());
 }
 
+/// The mixture of every task: which skills it uses, averaged over the sites.
+void print_skill_weights(const polyad_skillset* skills, const Json& tasks) {
+    size_t width = 4;
+    for (const Json& task : tasks) width = std::max(width, task["name"].get<std::string>().size());
+    std::printf("skills each task uses (mean weight over sites; '.' is below 0.05)\n");
+    for (const Json& task : tasks) {
+        const std::string name = task["name"];
+        size_t count = 0;
+        check(polyad_skillset_task_weights(skills, name.c_str(), nullptr, 0, &count));
+        std::vector<float> weights(count);
+        check(polyad_skillset_task_weights(skills, name.c_str(), weights.data(), count, &count));
+        std::printf("  %-*s", static_cast<int>(width), name.c_str());
+        for (const float w : weights) {
+            if (w < 0.05f && w > -0.05f)
+                std::printf("     .");
+            else
+                std::printf("  %4.2f", w);
+        }
+        std::printf("\n");
+    }
+}
+
 struct Inspect {
     Common common;
     std::string path;
@@ -80,6 +102,12 @@ struct Inspect {
             case What::bundle:
                 info = json_of(polyad_bundle_inspect, context.get(), path.c_str());
                 if (!common.json) print_bundle(info);
+                if (!common.json && !common.model.empty()) {
+                    const backbone_ptr model = common.open_model(context.get());
+                    const skillset_ptr skills =
+                        make<skillset_ptr>(polyad_skillset_load, model.get(), path.c_str());
+                    print_skill_weights(skills.get(), info["tasks"]);
+                }
                 break;
             case What::tasks: {
                 const dataset_ptr data = make<dataset_ptr>(polyad_dataset_open, context.get(), path.c_str(),
@@ -138,7 +166,9 @@ struct Tasks {
 
 void add_inspect(CLI::App& app, int& exit) {
     auto inspect = std::make_shared<Inspect>();
-    CLI::App* sub = app.add_subcommand("inspect", "Say what a model, a bundle or a task file holds");
+    CLI::App* sub = app.add_subcommand(
+        "inspect",
+        "Say what a model, a bundle (with --model: and the skills each task uses) or a task file holds");
     inspect->common.add_to(*sub, false);
     sub->add_option("path", inspect->path, "GGUF file, Hugging Face folder, bundle, task file or folder")
         ->required();
