@@ -2,6 +2,7 @@
 // Attention, forward: blocked with online softmax (FlashAttention), or key by key where there are few
 // queries.
 #include "kernels/cpu/isa/attention_block.h"
+#include "kernels/cpu/isa/project.h"
 
 namespace polyad::kernels::POLYAD_ISA {
 namespace {
@@ -103,7 +104,7 @@ void blocked(const Head<T>& head, const T* q, T* o, float* lse, const Layout& at
             state.top[i] = -INFINITY;
             state.total[i] = 0;
         }
-        std::memset(out, 0, static_cast<size_t>(d * block_queries) * 4);
+        if (block.key_begin >= block.key_end) std::memset(out, 0, static_cast<size_t>(d * block_queries) * 4);
         for (int64_t key = block.key_begin; key < block.key_end; key += block_keys) {
             const int64_t count = least(block_keys, block.key_end - key);
             multiply<depth>(count, block.width, cells, {scratch + at.k + key * cells, cells, 1},
@@ -118,13 +119,12 @@ void blocked(const Head<T>& head, const T* q, T* o, float* lse, const Layout& at
                     }
             multiply<depth>(d, block.width, (count + depth - 1) / depth,
                             {scratch + at.v + key / depth * d, 1, d}, p, block_queries, out, block_queries,
-                            true);
+                            key != block.key_begin);
         }
         for (int64_t i = 0; i < block.width; ++i) {
             if (lse && i < block.count) {
                 const bool none = state.total[i] == 0;
-                lse[head.lse_offset(begin + i)] =
-                    none ? -INFINITY : state.top[i] * ln_2 + std::log(state.total[i]);
+                lse[block.lse_offset[i]] = none ? -INFINITY : state.top[i] * ln_2 + std::log(state.total[i]);
             }
             state.correction[i] = state.total[i] == 0 ? 0.0f : 1.0f / state.total[i];
         }
@@ -132,63 +132,108 @@ void blocked(const Head<T>& head, const T* q, T* o, float* lse, const Layout& at
     }
 }
 
-/// Key by key, straight from where keys and values lie: for decoding, where memory is read once anyway.
+/// out[r, :] = sum_j p[r, j] V[j, :] for Rows rows and 4 vectors of V's columns, sums in registers.
+template <int Rows, class T>
+inline void mix_values(const float* p, int64_t p_stride, const T* v, int64_t v_stride, int64_t keys,
+                       float* out, int64_t out_stride) {
+    vf acc[Rows][4];
+#pragma GCC unroll 4
+    for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
+        for (int c = 0; c < 4; ++c) acc[r][c] = vf{};
+    for (int64_t j = 0; j < keys; ++j) {
+        vf value[4];
+#pragma GCC unroll 4
+        for (int c = 0; c < 4; ++c) value[c] = load(v + j * v_stride + c * lanes);
+#pragma GCC unroll 4
+        for (int r = 0; r < Rows; ++r) {
+            const vf weight = splat(p[r * p_stride + j]);
+#pragma GCC unroll 4
+            for (int c = 0; c < 4; ++c) acc[r][c] = fma(weight, value[c], acc[r][c]);
+        }
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
+        for (int c = 0; c < 4; ++c) store(out + r * out_stride + c * lanes, acc[r][c]);
+}
+
+template <class T>
+inline void mix_columns(const float* p, int64_t p_stride, int64_t rows, const T* v, int64_t v_stride,
+                        int64_t keys, int64_t d, float* out, int64_t out_stride) {
+    int64_t c = 0;
+    for (; c + 4 * lanes <= d; c += 4 * lanes) {
+        int64_t r = 0;
+        for (; r + 3 <= rows; r += 3)
+            mix_values<3>(p + r * p_stride, p_stride, v + c, v_stride, keys, out + r * out_stride + c,
+                          out_stride);
+        for (; r < rows; ++r)
+            mix_values<1>(p + r * p_stride, p_stride, v + c, v_stride, keys, out + r * out_stride + c,
+                          out_stride);
+    }
+    for (int64_t r = 0; r < rows && c < d; ++r) {
+        float* to = out + r * out_stride + c;
+        std::memset(to, 0, static_cast<size_t>(d - c) * 4);
+        for (int64_t j = 0; j < keys; ++j) {
+            const vf weight = splat(p[r * p_stride + j]);
+            sweep(d - c, [&](int64_t i, auto w) {
+                store(to + i, fma(weight, load(v + j * v_stride + c + i, w), load(to + i, w)), w);
+            });
+        }
+    }
+}
+
+/// Without packing, straight from where keys and values lie: for decoding, where memory is read once anyway.
 template <class T>
 void direct(const Head<T>& head, const T* q, T* o, float* lse, float* scratch) {
-    const int64_t d = head.a.head_dim, width = round_up(d, 16), rows = head.stacked;
-    float* queries = scratch;
-    float* out = queries + rows * width;
+    const int64_t d = head.a.head_dim, width = round_up(d, 16), rows = head.stacked, stride = head.keys;
+    auto* queries = reinterpret_cast<T*>(scratch);
+    float* out = scratch + rows * width;
     float* scores = out + rows * width;
     int64_t begin = head.keys, end = 0;
     for (int64_t r = 0; r < rows; ++r) {
-        const T* from = q + head.offset(r);
-        sweep(d, [&](int64_t i, auto w) {
-            store(queries + r * width + i, load(from + i, w) * head.a.scale, w);
-        });
-        std::memset(out + r * width, 0, static_cast<size_t>(width) * 4);
+        std::memcpy(queries + r * d, q + head.offset(r), static_cast<size_t>(d) * sizeof(T));
+        if (head.last(r) == head.first(r)) continue;
         begin = least(begin, head.first(r));
         end = most(end, head.last(r));
     }
-    for (int64_t j = begin; j < end; ++j) {
-        const T* key = head.k + j * head.a.kv_stride;
-        for (int64_t r = 0; r < rows; ++r) {
-            vf dot = {};
-            sweep(d, [&](int64_t i, auto w) {
-                dot = fma(load(queries + r * width + i, w), load(key + i, w), dot);
-            });
-            scores[r * head.keys + j] = sum(dot);
-        }
-    }
+    if (begin > end) begin = end;
+    const int64_t seen = end - begin;
+    project(queries, d, head.k + begin * head.a.kv_stride, head.a.kv_stride, rows, d, seen, head.a.scale,
+            scores, stride);
     for (int64_t r = 0; r < rows; ++r) {
-        const int64_t first = head.first(r), count = most(head.last(r) - first, 0);
-        float* s = scores + r * head.keys + first;
-        if (head.a.bias && count > 0) {
+        const int64_t first = head.first(r), count = head.last(r) - first;
+        float* all = scores + r * stride;
+        if (count == 0) {
+            std::memset(all, 0, static_cast<size_t>(seen) * 4);
+            if (lse) lse[head.lse_offset(r)] = -INFINITY;
+            continue;
+        }
+        float* s = all + first - begin;
+        if (head.a.bias) {
             const float* bias = head.bias(r) + first;
             for (int64_t j = 0; j < count; ++j) s[j] += bias[j];
         }
         float top = -INFINITY;
         for (int64_t j = 0; j < count; ++j) top = s[j] > top ? s[j] : top;
         const float shift = top == -INFINITY ? 0.0f : top;
-        float total = 0;
-        sweep(count, [&](int64_t j, auto w) {
-            store(s + j, exponential(load(s + j, w) - shift), w);
-            total += sum(load(s + j, w));
-        });
+        vf sums = {};
+        int64_t j = 0;
+        for (; j + lanes <= count; j += lanes) {
+            const vf p = exponential(load(s + j) - shift);
+            store(s + j, p);
+            sums += p;
+        }
+        float total = sum(sums);
+        for (; j < count; ++j) total += s[j] = exponential(splat(s[j] - shift))[0];
         if (lse) lse[head.lse_offset(r)] = total == 0 ? -INFINITY : shift + std::log(total);
         const float scale = total == 0 ? 0.0f : 1.0f / total;
-        for (int64_t j = 0; j < count; ++j) s[j] *= scale;
-        for (int64_t j = begin; j < first; ++j) scores[r * head.keys + j] = 0;
-        for (int64_t j = first + count; j < end; ++j) scores[r * head.keys + j] = 0;
+        sweep(count, [&](int64_t i, auto w) { store(s + i, load(s + i, w) * scale, w); });
+        std::memset(all, 0, static_cast<size_t>(first - begin) * 4);
+        std::memset(s + count, 0, static_cast<size_t>(end - first - count) * 4);
     }
-    for (int64_t j = begin; j < end; ++j) {
-        const T* value = head.v + j * head.a.kv_stride;
-        for (int64_t r = 0; r < rows; ++r) {
-            const vf p = splat(scores[r * head.keys + j]);
-            float* to = out + r * width;
-            sweep(d,
-                  [&](int64_t i, auto w) { store(to + i, fma(p, load(value + i, w), load(to + i, w)), w); });
-        }
-    }
+    mix_columns(scores, stride, rows, head.v + begin * head.a.kv_stride, head.a.kv_stride, seen, d, out,
+                width);
     for (int64_t r = 0; r < rows; ++r) {
         T* to = o + head.offset(r);
         sweep(d, [&](int64_t i, auto w) { store(to + i, load(out + r * width + i, w), w); });

@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "kernels/cpu/isa/attention_block.h"
+#include "kernels/cpu/isa/project.h"
 
 namespace polyad::kernels::POLYAD_ISA {
 namespace {
@@ -54,9 +55,26 @@ inline void pack_block_columns(const Head<T>& head, const Block& block, const T*
     std::memset(to, 0, static_cast<size_t>(block.width / depth * stride) * 4);
     for (int64_t i = 0; i < block.count; i += depth) {
         const bool second = depth == 2 && i + 1 < block.count;
-        column_cells<T>(from + head.offset(block.begin + i),
-                        second ? from + head.offset(block.begin + i + 1) : nullptr, head.a.head_dim,
-                        to + i / depth * stride);
+        column_cells<T>(from + block.offset[i], second ? from + block.offset[i + 1] : nullptr,
+                        head.a.head_dim, to + i / depth * stride);
+    }
+}
+
+/// delta[i] = dot product of rows i of o and do; 0 in unused lanes.
+template <class T>
+inline void row_products(const Block& block, const T* o, const T* d_o, int64_t d, float* delta) {
+    constexpr int rows = 8;
+    for (int64_t i = 0; i < block.width; i += rows) {
+        vf dot[rows];
+        for (int j = 0; j < rows; ++j) {
+            dot[j] = vf{};
+            if (i + j >= block.count) continue;
+            const T *x = o + block.offset[i + j], *y = d_o + block.offset[i + j];
+            sweep(d, [&](int64_t c, auto w) { dot[j] = fma(load(x + c, w), load(y + c, w), dot[j]); });
+        }
+        float sums[rows];
+        lane_sums(dot, sums);
+        for (int j = 0; j < rows && i + j < block.width; ++j) delta[i + j] = sums[j];
     }
 }
 
@@ -95,24 +113,21 @@ void one(const Head<T>& head, const T* q, const T* o, const T* d_o, const float*
     pack_columns(head.k, head.a.kv_stride, keys, d, scratch + at.k_columns);
     std::memset(scratch + at.dk, 0, static_cast<size_t>(keys * width) * 4);
     std::memset(scratch + at.dv, 0, static_cast<size_t>(keys * width) * 4);
-    float shift[block_queries], delta[block_queries];
+    float shift[block_queries], delta[block_queries], ones[block_queries];
+    for (float& factor : ones) factor = 1;
     for (int64_t begin = 0; begin < head.stacked; begin += block_queries) {
         const Block block(head, begin);
         for (int64_t i = 0; i < block.width; ++i) {
-            shift[i] = delta[i] = 0;
-            if (i >= block.count) continue;
-            shift[i] = lse[head.lse_offset(begin + i)] * log2_e;
+            shift[i] = i < block.count ? lse[block.lse_offset[i]] * log2_e : 0;
             if (shift[i] == -INFINITY) shift[i] = 0;  // a query that saw nothing
-            const T *x = o + head.offset(begin + i), *y = d_o + head.offset(begin + i);
-            vf dot = {};
-            sweep(d, [&](int64_t c, auto w) { dot = fma(load(x + c, w), load(y + c, w), dot); });
-            delta[i] = sum(dot);
         }
+        row_products(block, o, d_o, d, delta);
         pack_lanes(head, block, q, scratch + at.rows, cells, scratch + at.q);
         pack_lanes(head, block, d_o, scratch + at.rows, cells, scratch + at.d_o);
         pack_block_columns(head, block, q, scratch + at.q_columns, width);
         pack_block_columns(head, block, d_o, scratch + at.d_o_columns, width);
-        std::memset(scratch + at.dq, 0, static_cast<size_t>(d * block_queries) * 4);
+        if (block.key_begin >= block.key_end)
+            std::memset(scratch + at.dq, 0, static_cast<size_t>(d * block_queries) * 4);
         const int64_t lane_cells = block_queries / depth;
         for (int64_t key = block.key_begin; key < block.key_end; key += block_keys) {
             const int64_t count = least(block_keys, block.key_end - key);
@@ -130,9 +145,9 @@ void one(const Head<T>& head, const T* q, const T* o, const T* d_o, const float*
                             scratch + at.q_columns, width, scratch + at.dk + key * width, width, true);
             multiply<depth>(d, block.width, (count + depth - 1) / depth,
                             {scratch + at.k_columns + key / depth * d, 1, d}, scratch + at.ds_columns,
-                            block_queries, scratch + at.dq, block_queries, true);
+                            block_queries, scratch + at.dq, block_queries, key != block.key_begin);
         }
-        unpack_lanes(head, block, scratch + at.dq, nullptr, scratch + at.rows, dq);
+        unpack_lanes(head, block, scratch + at.dq, ones, scratch + at.rows, dq);
     }
     for (int64_t j = 0; j < keys; ++j) {
         const float *from_k = scratch + at.dk + j * width, *from_v = scratch + at.dv + j * width;

@@ -57,6 +57,8 @@ struct Block {
     int64_t key_begin, key_end;   ///< keys any lane sees (begin rounded down to even)
     int64_t all_begin, all_end;   ///< keys every lane sees
     int32_t first[block_queries], last[block_queries];
+    int64_t offset[block_queries];      ///< where each stacked row starts in q, o and their gradients
+    int64_t lse_offset[block_queries];  ///< and in lse
 
     template <class T>
     Block(const Head<T>& head, int64_t at) : begin(at), count(least(block_queries, head.stacked - at)) {
@@ -65,18 +67,27 @@ struct Block {
         key_end = 0;
         all_begin = 0;
         all_end = width == count ? head.keys : 0;
-        for (int64_t i = 0; i < width; ++i) {
-            const int64_t f = i < count ? head.first(at + i) : 0, l = i < count ? head.last(at + i) : 0;
+        int64_t f = 0, l = 0;
+        for (int64_t i = 0, within = at % head.repeat; i < count; ++i, ++within) {
+            if (within == head.repeat) within = 0;
+            if (i == 0 || within == 0) {  // a new query
+                f = head.first(at + i);
+                l = head.last(at + i);
+                lse_offset[i] = head.lse_offset(at + i);
+                all_begin = most(all_begin, f);
+                all_end = least(all_end, l);
+                if (l > f) {
+                    key_begin = least(key_begin, f);
+                    key_end = most(key_end, l);
+                }
+            } else {
+                lse_offset[i] = lse_offset[i - 1] + 1;
+            }
+            offset[i] = lse_offset[i] * head.a.head_dim;
             first[i] = static_cast<int32_t>(f);
             last[i] = static_cast<int32_t>(l);
-            if (i >= count) continue;
-            if (l > f) {
-                key_begin = least(key_begin, f);
-                key_end = most(key_end, l);
-            }
-            all_begin = most(all_begin, f);
-            all_end = least(all_end, l);
         }
+        for (int64_t i = count; i < width; ++i) first[i] = last[i] = 0;
         key_begin &= ~int64_t{1};
     }
     bool all_visible(int64_t from, int64_t to) const { return from >= all_begin && to <= all_end; }
@@ -109,7 +120,7 @@ template <class T>
 inline void pack_lanes(const Head<T>& head, const Block& block, const T* from, float* rows, int64_t cells,
                        float* to) {
     for (int64_t i = 0; i < block.count; ++i)
-        row_cells<T>(from + head.offset(block.begin + i), head.a.head_dim, rows + i * cells);
+        row_cells<T>(from + block.offset[i], head.a.head_dim, rows + i * cells);
     std::memset(rows + block.count * cells, 0, static_cast<size_t>((block.width - block.count) * cells) * 4);
     transpose(rows, cells, block.width, cells, to, block_queries);
 }
@@ -142,23 +153,40 @@ inline void finish_scores(const Head<T>& head, const Block& block, int64_t key, 
     }
 }
 
-/// A block's result lies [head_dim][lanes]; scales each lane and writes it back as rows.
+/// A block's result lies [head_dim][lanes]: scales each lane and writes it back as rows.
 template <class T>
-inline void unpack_lanes(const Head<T>& head, const Block& block, float* from, const float* lane_scale,
-                         float* rows, T* to) {
+inline void unpack_lanes(const Head<T>& head, const Block& block, const float* from, const float* lane_scale,
+                         [[maybe_unused]] float* rows, T* to) {
     const int64_t d = head.a.head_dim;
-    if (lane_scale)
-        for (int64_t c = 0; c < d; ++c)
-            for (int64_t lane = 0; lane < block.width; lane += lanes) {
-                float* p = from + c * block_queries + lane;
-                store(p, load(p) * load(lane_scale + lane));
+#if defined(__AVX512F__)
+    for (int64_t lane = 0; lane < block.count; lane += 16) {
+        const vf scale = load(lane_scale + lane);
+        const int64_t count = least(16, block.count - lane);
+        for (int64_t c = 0; c < d; c += 16) {
+            const int64_t width = least(16, d - c);
+            __m512 part[16];
+            for (int i = 0; i < 16; ++i)
+                part[i] =
+                    i < width ? (__m512)(load(from + (c + i) * block_queries + lane) * scale) : __m512{};
+            transpose16(part);
+            for (int i = 0; i < 16; ++i) {
+                if (i >= count) break;
+                T* out = to + block.offset[lane + i] + c;
+                if (width == 16)
+                    store(out, (vf)part[i]);
+                else
+                    store(out, (vf)part[i], Part{width});
             }
-    transpose(from, block_queries, d, block.width, rows, round_up(d, 16));
-    for (int64_t i = 0; i < block.count; ++i) {
-        const float* row = rows + i * round_up(d, 16);
-        T* out = to + head.offset(block.begin + i);
-        sweep(d, [&](int64_t c, auto w) { store(out + c, load(row + c, w), w); });
+        }
     }
+#else
+    const int64_t stride = round_up(d, 16);
+    transpose(from, block_queries, d, block.width, rows, stride);
+    for (int64_t i = 0; i < block.count; ++i)
+        sweep(d, [&](int64_t c, auto w) {
+            store(to + block.offset[i] + c, load(rows + i * stride + c, w) * lane_scale[i], w);
+        });
+#endif
 }
 
 /// Multiply-adds of all rows together: whether a second thread pays.

@@ -8,122 +8,12 @@
 
 #include <type_traits>
 
+#include "kernels/cpu/isa/project.h"
+
 namespace polyad::kernels::POLYAD_ISA {
 namespace {
 
-// ---- project
-// --------------------------------------------------------------------------------------------------
-#if defined(__AVX512F__)
-constexpr int token_tile = 3, rank_tile = 8;
-#else
-constexpr int token_tile = 2, rank_tile = 4;
-#endif
-
-/// sums[i] = sum of the lanes of a[i], for 8 vectors at once where shuffles make that cheap.
-template <int Count>
-__attribute__((always_inline)) inline void lane_sums(const vf (&a)[Count], float* sums) {
-#if defined(__AVX512F__)
-    if constexpr (Count == 8) {
-        __m512 pairs[4], quads[2];
-        for (int i = 0; i < 4; ++i) {
-            const auto x = (__m512)a[2 * i], y = (__m512)a[2 * i + 1];
-            pairs[i] = _mm512_add_ps(_mm512_unpacklo_ps(x, y), _mm512_unpackhi_ps(x, y));
-        }
-        for (int i = 0; i < 2; ++i) {
-            const auto x = (__m512d)pairs[2 * i], y = (__m512d)pairs[2 * i + 1];
-            quads[i] = _mm512_add_ps((__m512)_mm512_unpacklo_pd(x, y), (__m512)_mm512_unpackhi_pd(x, y));
-        }
-        // quads[i]: in each 128-bit lane the partial sums of vectors 4i .. 4i + 3.
-        const __m512 low = _mm512_shuffle_f32x4(quads[0], quads[1], 0x44);
-        const __m512 high = _mm512_shuffle_f32x4(quads[0], quads[1], 0xee);
-        const __m512 all = _mm512_add_ps(low, high);  // lanes: q0, q0, q1, q1
-        const __m512 swapped = _mm512_shuffle_f32x4(all, all, 0xb1);
-        const __m512 total = _mm512_add_ps(all, swapped);
-        const __m512 out = _mm512_shuffle_f32x4(total, total, 0x08);  // lanes 0 and 2
-        _mm256_storeu_ps(sums, _mm512_castps512_ps256(out));
-        return;
-    }
-#endif
-#pragma GCC unroll 8
-    for (int i = 0; i < Count; ++i) sums[i] = sum(a[i]);
-}
-
-/// Adds the products of one vector's worth of k to the sums.
-template <int Tokens, int Ranks, class T, class W>
-__attribute__((always_inline)) inline void project_step(vf (&acc)[Tokens][Ranks], const T* x, const T* m,
-                                                        int64_t d, W w) {
-    vf left[Tokens];
-#pragma GCC unroll 8
-    for (int i = 0; i < Tokens; ++i) left[i] = load(x + i * d, w);
-#pragma GCC unroll 8
-    for (int j = 0; j < Ranks; ++j) {
-        const vf right = load(m + j * d, w);
-#pragma GCC unroll 8
-        for (int i = 0; i < Tokens; ++i) acc[i][j] = fma(left[i], right, acc[i][j]);
-    }
-}
-
-#if defined(__AVX512BF16__)
-/// The same for up to 32 values of k in bf16.
-template <int Tokens, int Ranks>
-__attribute__((always_inline)) inline void project_pairs(vf (&acc)[Tokens][Ranks], const bf16* x,
-                                                         const bf16* m, int64_t d, __mmask32 mask) {
-    __m512bh left[Tokens];
-#pragma GCC unroll 8
-    for (int i = 0; i < Tokens; ++i) left[i] = (__m512bh)_mm512_maskz_loadu_epi16(mask, x + i * d);
-#pragma GCC unroll 8
-    for (int j = 0; j < Ranks; ++j) {
-        const auto right = (__m512bh)_mm512_maskz_loadu_epi16(mask, m + j * d);
-#pragma GCC unroll 8
-        for (int i = 0; i < Tokens; ++i) acc[i][j] = (vf)_mm512_dpbf16_ps((__m512)acc[i][j], left[i], right);
-    }
-}
-#endif
-
-template <class T, int Tokens, int Ranks>
-inline void project_tile(const T* x, const T* m, int64_t d, float scale, float* u, int64_t rank) {
-    vf acc[Tokens][Ranks];
-#pragma GCC unroll 8
-    for (int i = 0; i < Tokens; ++i)
-#pragma GCC unroll 8
-        for (int j = 0; j < Ranks; ++j) acc[i][j] = vf{};
-    int64_t k = 0;
-    if constexpr (cell_depth<T> == 2) {
-#if defined(__AVX512BF16__)
-        for (; k + 32 <= d; k += 32) project_pairs(acc, x + k, m + k, d, ~__mmask32{0});
-        if (k < d) project_pairs(acc, x + k, m + k, d, (1u << (d - k)) - 1);
-#endif
-    } else {
-        for (; k + lanes <= d; k += lanes) project_step(acc, x + k, m + k, d, Whole{});
-        if (k < d) project_step(acc, x + k, m + k, d, Part{d - k});
-    }
-#pragma GCC unroll 8
-    for (int i = 0; i < Tokens; ++i) {
-        float sums[Ranks];
-        lane_sums(acc[i], sums);
-        for (int j = 0; j < Ranks; ++j) u[i * rank + j] = scale * sums[j];
-    }
-}
-
-template <class T, int Ranks>
-inline void project_tokens(const T* x, const T* m, int64_t tokens, int64_t d, float scale, float* u,
-                           int64_t rank) {
-    int64_t t = 0;
-    for (; t + token_tile <= tokens; t += token_tile)
-        project_tile<T, token_tile, Ranks>(x + t * d, m, d, scale, u + t * rank, rank);
-    for (; t < tokens; ++t) project_tile<T, 1, Ranks>(x + t * d, m, d, scale, u + t * rank, rank);
-}
-
-/// u [tokens, rank] = scale x M^T with M [rank, d].
-template <class T>
-void project(const T* x, const T* m, int64_t tokens, int64_t d, int64_t rank, float scale, float* u) {
-    int64_t r = 0;
-    for (; r + rank_tile <= rank; r += rank_tile)
-        project_tokens<T, rank_tile>(x, m + r * d, tokens, d, scale, u + r, rank);
-    for (; r + 2 <= rank; r += 2) project_tokens<T, 2>(x, m + r * d, tokens, d, scale, u + r, rank);
-    if (r < rank) project_tokens<T, 1>(x, m + r * d, tokens, d, scale, u + r, rank);
-}
-
+// ---- project ----
 template <class T>
 void project_all(const Plan& plan, const T* x, const T* factors, bool by_slot, int64_t d, int64_t rank,
                  float scale, float* u) {
@@ -137,13 +27,12 @@ void project_all(const Plan& plan, const T* x, const T* factors, bool by_slot, i
         if (segment.group < 0)
             std::memset(out, 0, static_cast<size_t>(tokens * rank) * 4);
         else
-            project(x + piece.begin * d, factors + (by_slot ? segment.slot : segment.group) * rank * d,
-                    tokens, d, rank, scale, out);
+            project(x + piece.begin * d, d, factors + (by_slot ? segment.slot : segment.group) * rank * d, d,
+                    tokens, d, rank, scale, out, rank);
     }
 }
 
-// ---- expand
-// ---------------------------------------------------------------------------------------------------
+// ---- expand ----
 /// y [tokens, d] += v M; v as rows of cells, M as columns of cells with `stride` floats (whole vectors)
 /// between them.
 template <class T>
@@ -205,8 +94,7 @@ void expand_all(const Plan& plan, const float* v, float scale, const float* pack
     }
 }
 
-// ---- outer
-// ----------------------------------------------------------------------------------------------------
+// ---- outer ----
 /// v as columns of cells: [token pairs of each segment][rank].
 template <class T>
 void token_columns(const Plan& plan, const float* v, int64_t rank, float* cells) {
@@ -276,8 +164,7 @@ void outer_all(const Plan& plan, const float* v, const T* x, int64_t d, int64_t 
     }
 }
 
-// ---- packing
-// --------------------------------------------------------------------------------------------------
+// ---- packing ----
 /// A [rank, d] of each used group as columns of cells [rank cells][stride].
 template <class T>
 void pack_down(const Plan& plan, const T* a, int64_t d, int64_t rank, int64_t stride, float* out) {
@@ -298,18 +185,25 @@ constexpr int64_t rows_at_once = 16;
 /// B [d, rank] of each used group as columns of cells [rank cells][stride].
 template <class T>
 void pack_up(const Plan& plan, const T* b, int64_t d, int64_t rank, int64_t stride, float* out) {
-    const int64_t rank_cells = (rank + cell_depth<T> - 1) / cell_depth<T>;
+    constexpr int depth = cell_depth<T>;
+    const int64_t rank_cells = (rank + depth - 1) / depth;
     const int64_t blocks = stride / rows_at_once;
     const Scratch<float> scratch(thread_limit() * rows_at_once * (rank_cells + 16));
 #pragma omp parallel for schedule(static) if (plan.slots() * rank * d >= parallel_elements)
     for (int64_t i = 0; i < plan.slots() * blocks; ++i) {
         const int64_t slot = i / blocks, at = i % blocks * rows_at_once, count = least(rows_at_once, d - at);
         const T* from = b + (plan.group_of_slot(slot) * d + at) * rank;
+        float* to = out + slot * rank_cells * stride + at;
+        if (sizeof(T) * depth == 4 && rank % depth == 0 &&
+            count == rows_at_once) {  // rows of cells as they lie
+            transpose(reinterpret_cast<const float*>(from), rank_cells, rows_at_once, rank_cells, to, stride);
+            continue;
+        }
         float* rows = scratch.get() + thread_number() * rows_at_once * (rank_cells + 16);
         for (int64_t j = 0; j < count; ++j) row_cells<T>(from + j * rank, rank, rows + j * rank_cells);
         std::memset(rows + count * rank_cells, 0,
                     static_cast<size_t>((rows_at_once - count) * rank_cells) * 4);
-        transpose(rows, rank_cells, rows_at_once, rank_cells, out + slot * rank_cells * stride + at, stride);
+        transpose(rows, rank_cells, rows_at_once, rank_cells, to, stride);
     }
 }
 
@@ -335,8 +229,7 @@ void transpose_up(const Plan& plan, const T* b, int64_t d, int64_t rank, T* out)
     }
 }
 
-// ---- the four kernels
-// -----------------------------------------------------------------------------------------
+// ---- the four kernels ----
 template <class T>
 void up(const Plan& plan, const float* v, const T* b, int64_t d, int64_t rank, float scale, T* y) {
     const int64_t stride = round_up(d, rows_at_once), rank_cells = (rank + cell_depth<T> - 1) / cell_depth<T>;

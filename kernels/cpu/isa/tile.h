@@ -102,8 +102,7 @@ inline void multiply(int64_t m, int64_t n, int64_t k, Operand a, const float* b,
     for (; j < n; j += lanes) tile_column<Depth, 1>(m, a, b + j, b_stride, c + j, c_stride, k, add);
 }
 
-// ---- making cells
-// ---------------------------------------------------------------------------------------------
+// ---- making cells ----
 #if defined(__AVX512BF16__)
 /// Puts the 16-bit halves of two vectors side by side: lane i of `low` holds (a[i], b[i]), of `high` (a[16 +
 /// i], b[16 + i]).
@@ -145,7 +144,7 @@ inline void row_cells(const Source* row, int64_t n, float* out) {
 
 /// Two rows of n values (the second may be null: zeros) -> n cells holding a column each.
 template <class T>
-inline void column_cells(const T* first, const T* second, int64_t n, float* out) {
+inline void column_cells(const T* first, [[maybe_unused]] const T* second, int64_t n, float* out) {
     if constexpr (cell_depth<T> == 1) {
         sweep(n, [&](int64_t i, auto w) { store(out + i, load(first + i, w), w); });
     } else {
@@ -197,11 +196,29 @@ inline void transpose16(__m512 r[16]) {
 }
 #endif
 
+#if defined(__AVX512F__)
+/// 16 rows of 4 cells that lie side by side.
+inline void transpose16x4(const float* from, float* to, int64_t to_stride) {
+    __m512 r[4];
+    for (int i = 0; i < 4; ++i) r[i] = _mm512_loadu_ps(from + 16 * i);  // rows 4i .. 4i + 3
+    for (int c = 0; c < 4; c += 2) {
+        const __m512i order = _mm512_setr_epi32(c, c + 4, c + 8, c + 12, c + 16, c + 20, c + 24, c + 28,
+                                                c + 1, c + 5, c + 9, c + 13, c + 17, c + 21, c + 25, c + 29);
+        const __m512 a = _mm512_permutex2var_ps(r[0], order, r[1]),
+                     b = _mm512_permutex2var_ps(r[2], order, r[3]);
+        _mm512_storeu_ps(to + c * to_stride, _mm512_shuffle_f32x4(a, b, 0x44));
+        _mm512_storeu_ps(to + (c + 1) * to_stride, _mm512_shuffle_f32x4(a, b, 0xee));
+    }
+}
+#endif
+
 /// to[c, r] = from[r, c] for cells.
 inline void transpose(const float* from, int64_t from_stride, int64_t rows, int64_t columns, float* to,
                       int64_t to_stride) {
     int64_t r = 0;
 #if defined(__AVX512F__)
+    if (columns == 4 && from_stride == 4)
+        for (; r + 16 <= rows; r += 16) transpose16x4(from + 4 * r, to + r, to_stride);
     for (; r + 16 <= rows; r += 16)
         for (int64_t c = 0; c < columns; c += 16) {
             const int64_t width = least(16, columns - c);

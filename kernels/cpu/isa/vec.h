@@ -44,8 +44,8 @@ inline vf float_of(vu x) {
     return reinterpret_cast<vf>(x);
 }
 
-// ---- loads and stores: `Whole` moves all lanes, `Part` the first `count` (others read as zero)
-// -------------------
+// ---- loads and stores ----
+/// `Whole` moves all lanes, `Part` the first `count`; the others read as zero.
 struct Whole {};
 struct Part {
     int64_t count;
@@ -139,8 +139,7 @@ inline void sweep(int64_t n, Body&& body) {
     if (i < n) body(i, Part{n - i});
 }
 
-// ---- scalars
-// --------------------------------------------------------------------------------------------------
+// ---- scalars ----
 inline float to_float(float x) {
     return x;
 }
@@ -172,8 +171,7 @@ inline int64_t round_up(int64_t n, int64_t step) {
     return (n + step - 1) / step * step;
 }
 
-// ---- arithmetic
-// -----------------------------------------------------------------------------------------------
+// ---- arithmetic ----
 /// a * b + c.
 inline vf fma(vf a, vf b, vf c) {
 #if defined(__AVX512F__)
@@ -283,8 +281,7 @@ inline vf sigmoid(vf x) {
     return 1.0f / (1.0f + exponential(-x));
 }
 
-// ---- call-local memory
-// ----------------------------------------------------------------------------------------
+// ---- call-local memory ----
 template <class T>
 class Scratch {
   public:
