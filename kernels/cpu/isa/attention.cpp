@@ -15,8 +15,12 @@ struct Layout {
     int64_t cells, k, v, q_rows, q, s, p, o, end;
 
     Layout(const Attention& a, int depth) {
-        const int64_t keys = most_keys(a) + 2, d = a.head_dim, block = block_queries;
+        const int64_t d = a.head_dim, block = block_queries;
         cells = (d + depth - 1) / depth;
+        bool packs = false;
+        for (int32_t b = 0; b < a.rows; ++b)
+            packs |= (a.query_begin[b + 1] - a.query_begin[b]) * (a.heads / a.heads_kv) > few_queries;
+        const int64_t all_keys = most_keys(a), keys = packs ? all_keys + 2 : 0;
         int64_t at = 0;
         const auto take = [&](int64_t n) {
             const int64_t here = at;
@@ -30,7 +34,7 @@ struct Layout {
         s = take(block_keys * block);
         p = take(block_keys * block);
         o = take(d * block);
-        end = most(at, few_queries * (keys + 2 * round_up(d, 16)) + 64);
+        end = most(at, few_queries * (all_keys + 2 * round_up(d, 16)) + 64);
     }
 };
 

@@ -132,10 +132,12 @@ template <class T>
 void outer_all(const Plan& plan, const float* v, const T* x, int64_t d, int64_t rank, float scale,
                bool transposed, float* gradient) {
     constexpr int depth = cell_depth<T>;
-    constexpr int64_t columns = 64, pairs = 64;
+    constexpr int64_t columns = 128, pairs = 32;
     const Scratch<float> cells(plan.pairs() * rank + lanes);
     token_columns<T>(plan, v, rank, cells.get());
-    const int64_t step = d >= columns * 4 * thread_limit() ? columns : columns / 2;
+    // Wide blocks read memory in longer stretches; narrow ones keep every thread busy.
+    const int64_t many = 4 * thread_limit();
+    const int64_t step = d >= columns * many ? columns : d >= columns / 2 * many ? columns / 2 : columns / 4;
     const int64_t stride = rank * columns + pairs * columns;
     const Scratch<float> scratch(thread_limit() * stride);
     const double work = static_cast<double>(plan.tokens()) * d * rank;
@@ -150,10 +152,11 @@ void outer_all(const Plan& plan, const float* v, const T* x, int64_t d, int64_t 
             if (s.group < 0) continue;
             for (int64_t t = s.begin; t < s.end; t += pairs * depth) {
                 const int64_t end = least(s.end, t + pairs * depth);
-                for (int64_t k = t; k < end; k += depth)
+                for (int64_t k = t; k < end; k += depth) {
                     column_cells<T>(x + k * d + from,
                                     depth == 2 && k + 1 < end ? x + (k + 1) * d + from : nullptr, count,
                                     right + (k - t) / depth * columns);
+                }
                 const float* left = cells.get() + (s.pairs_begin + (t - s.begin) / depth) * rank;
                 multiply<depth>(rank, width, (end - t + depth - 1) / depth, {left, 1, rank}, right, columns,
                                 sum, columns, t != s.begin);
