@@ -40,7 +40,16 @@ if peers; then
 fi
 
 rows=${ROWS:-$out/rows.json}
-[[ -n ${ROWS:-} ]] || "$bench" --model "$gguf" --write-rows "$rows"
+if [[ -z ${ROWS:-} ]]; then
+    # Real task rows where they lie beside the project, else the demo's.
+    tasks=../shared/superni
+    if [[ ! -d $tasks ]]; then
+        tasks=$out/tasks
+        scripts/build.sh bench make_tasks
+        "$(find build/release -type f -name make_tasks -perm -u+x | head -n 1)" "$tasks" >/dev/null
+    fi
+    "$bench" --model "$gguf" --tasks "$tasks" --write-rows "$rows"
+fi
 
 results=$out/train-$(date -u +%Y%m%dT%H%M%SZ).jsonl
 ours() {  # METHOD PRECISION
