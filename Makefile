@@ -2,7 +2,7 @@
 # A thin layer over CMakePresets.json and scripts/. The CMake build works without it:
 #   cmake --preset release && cmake --build --preset release
 .DEFAULT_GOAL := help
-.PHONY: help demo test build bench format lint clean distclean
+.PHONY: help demo test build bench format lint package clean distclean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -29,6 +29,9 @@ format:  ## clang-format on every C and C++ file
 lint:  ## what `make format` would change, and clang-tidy; changes nothing
 	@scripts/bootstrap.sh --dev
 	@scripts/lint.sh
+
+package:  ## one relocatable archive with the library, header, command line and LibTorch's share, tried out
+	@scripts/package.sh
 
 clean:  ## remove what was built; what was fetched stays
 	@rm -rf build demo-run

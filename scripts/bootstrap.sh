@@ -19,7 +19,7 @@ packages=(
     build-essential cmake ninja-build pkg-config git ccache ca-certificates
     python3 python3-pip python3-venv python3-msgpack
     libmsgpack-cxx-dev nlohmann-json3-dev libcli11-dev libgtest-dev libgmock-dev libbenchmark-dev
-    wordnet-base iso-codes
+    wordnet-base iso-codes zstd
 )
 [[ ${1:-} == --dev ]] && packages+=(clang-format clang-tidy)
 
