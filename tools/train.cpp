@@ -13,7 +13,7 @@ struct Train {
     std::string tasks, out, method = "cpoly", config, training, checkpoint, prompt_style, bad_rows = "error",
                             init;
     std::vector<std::string> targets;
-    int rank = 8, batch_size = 0, checkpoint_every = 0;
+    int rank = 0, batch_size = 0, checkpoint_every = 0;
     double epochs = 0, learning_rate = 0;
     int64_t seed = 0, max_examples = 0, max_steps = 0;
     bool resume = false;
@@ -21,7 +21,7 @@ struct Train {
     Json method_config() const {
         Json c = json_argument(config, "method configuration");
         if (!c.contains("method")) c["method"] = method;
-        if (!c.contains("rank")) c["rank"] = rank;
+        if (rank > 0) c["rank"] = rank;
         if (!c.contains("seed")) c["seed"] = seed;
         if (!targets.empty()) c["target_modules"] = targets.size() == 1 ? Json(targets[0]) : Json(targets);
         if (!prompt_style.empty()) c["prompt"]["style"] = prompt_style;
@@ -73,8 +73,10 @@ int Train::run() const {
         std::fprintf(stderr, "tasks     %zu with %zu training rows\n", d["tasks"].size(), rows);
         if (!d["bad_rows"].empty())
             std::fprintf(stderr, "          %zu bad rows skipped\n", d["bad_rows"].size());
-        std::fprintf(stderr, "skills    %s, rank %lld, %.2fM trainable parameters on %lld sites\n",
-                     s["config"]["method"].get<std::string>().c_str(), s["config"]["rank"].get<long long>(),
+        const Json& config = s["config"];
+        const std::string rank_text = config.contains("rank") ? ", rank " + config["rank"].dump() : "";
+        std::fprintf(stderr, "skills    %s%s, %.2fM trainable parameters on %lld sites\n",
+                     config["method"].get<std::string>().c_str(), rank_text.c_str(),
                      s["parameters"]["trainable"].get<double>() / 1e6, s["sites"].get<long long>());
     }
 
@@ -130,7 +132,7 @@ void add_train(CLI::App& app, int& exit) {
     sub->add_option("-o,--out", train->out, "Bundle to write")->required();
     sub->add_option("--method", train->method, "lora, poly, mhr, cpoly, ... (polyad --version lists them)")
         ->capture_default_str();
-    sub->add_option("--rank", train->rank, "Rank of one skill")->capture_default_str();
+    sub->add_option("--rank", train->rank, "Rank of one skill (default: the method's own, 8 for most)");
     sub->add_option("--target-modules", train->targets,
                     "Sites by last name (q_proj v_proj ...) or one regular expression");
     sub->add_option("--config", train->config,
