@@ -67,7 +67,7 @@ int main(int argc, char **argv) {
     polyad_context *context;
     polyad_backbone *model;
     polyad_dataset *tasks;
-    const char *const names[2] = {"antonym", "plural"};
+    const char *const names[2] = {"antonym", "noun_plural"};
     const char *const words[2] = {"hot", "child"};
     if (argc != 4) {
         fprintf(stderr, "usage: %s MODEL.gguf TASKS_FOLDER BUNDLE.polyad\n", argv[0]);
