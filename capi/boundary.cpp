@@ -58,7 +58,8 @@ polyad_status* status_from_current_exception() noexcept {
         } catch (const std::bad_alloc&) {
             return make_status(Code::out_of_memory, "out of memory", "");
         } catch (const std::exception& e) {
-            return make_status(Code::internal, e.what(), "");
+            const std::string message = e.what();  // LibTorch's go on with a stack trace
+            return make_status(Code::internal, message.substr(0, message.find('\n')).c_str(), "");
         } catch (...) {
             return make_status(Code::internal, "an unknown exception", "");
         }

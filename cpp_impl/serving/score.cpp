@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "serving/score.h"
 
-#include <c10/core/InferenceMode.h>
+#include <ATen/core/grad_mode.h>
 
 #include "base/error.h"
 
@@ -9,7 +9,7 @@ namespace polyad {
 
 std::vector<float> last_logits(const Backbone& backbone, const Skillset* skillset, int task,
                                const std::vector<int32_t>& tokens) {
-    const c10::InferenceMode no_gradients;
+    const at::NoGradGuard no_gradients;  // not InferenceMode: mixtures made here are cached for others
     const int size = static_cast<int>(tokens.size());
     if (size == 0) fail(Code::invalid_argument, "at least one token id is needed");
     if (size > backbone.info().context)
