@@ -15,7 +15,7 @@ expect() {
     shift 3
     "$@" >out.txt 2>&1
     got=$?
-    if [ $got -eq "$code" ] && grep -qF -- "$want" out.txt; then
+    if [ $got -eq "$code" ] && { [ -z "$want" ] || grep -qF -- "$want" out.txt; }; then
         passed=$((passed + 1))
     else
         failed=$((failed + 1))
