@@ -16,7 +16,6 @@ KEEP = {
         "torch/include/",
         "torch/share/cmake/",
         "torch/lib/libc10.so",
-        "torch/lib/libgomp.so.1",
         "torch/lib/libtorch.so",
         "torch/lib/libtorch_cpu.so",
         "torch/lib/libtorch_global_deps.so",

@@ -1,16 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "backbone/low_rank.h"
 
-#include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/linear.h>
-#include <ATen/ops/mm.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
 
 #include "backbone/autograd_node.h"
+#include "backbone/frozen_gemm.h"
 #include "backbone/gate.h"
 #include "backbone/weights.h"
 
@@ -145,10 +143,9 @@ class AdaptedLinearNode final : public SavedNode {
             gradients[i] = at::Tensor();
             if (wants(0)) {
                 const at::Tensor weight = branches[i].weight->dense();
-                if (result[0].defined())
-                    at::addmm_out(result[0], result[0], dy, weight);
-                else
-                    result[0] = at::mm(dy, weight);
+                const bool add = result[0].defined();
+                if (!add) result[0] = at::empty({dy.size(0), weight.size(1)}, dy.options());
+                multiply_rows(result[0], dy, weight, add);
             }
             for (size_t u = 0; u < branches[i].updates.size(); ++u)
                 one(branches[i].updates[u], dy, result, first + 4 * u);
@@ -229,7 +226,9 @@ std::vector<at::Tensor> adapted_linears(const at::Tensor& x, std::vector<LinearB
     {
         at::NoGradGuard no_grad;
         for (LinearBranch& branch : branches) {
-            at::Tensor y = at::linear(base, branch.weight->dense(), branch.bias);
+            at::Tensor y = at::empty({base.size(0), branch.weight->rows()}, base.options());
+            multiply_rows(y, base, branch.weight->dense().t(), false);
+            if (branch.bias.defined()) y.add_(branch.bias);
             SavedBranch kept{branch.weight, {}};
             for (const LowRank& raw : branch.updates) {
                 Update update = prepare(raw, base, branch.weight->rows(), rows);

@@ -3,13 +3,12 @@
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
-#include <ATen/ops/linear.h>
-#include <ATen/ops/mm.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
 
 #include "backbone/autograd_node.h"
+#include "backbone/frozen_gemm.h"
 #include "kernels/op_table.h"
 
 namespace polyad {
@@ -69,13 +68,15 @@ at::Tensor head_nll(const at::Tensor& hidden, const FrozenMatrix& head, const st
         const int64_t step = rows_per_chunk(vocab);
         for (int64_t begin = 0; begin < count; begin += step) {
             const int64_t n = std::min(step, count - begin);
-            at::Tensor logits = at::linear(input.narrow(0, begin, n), weight).to(at::kFloat);
+            at::Tensor product = at::empty({n, vocab}, input.options());
+            multiply_rows(product, input.narrow(0, begin, n), weight.t(), false);
+            at::Tensor logits = product.to(at::kFloat);
             kernels::ops().cross_entropy(logits.data_ptr<float>(), targets.data() + begin,
                                          static_cast<float>(label_smoothing), nll.data_ptr<float>() + begin,
                                          recorded, n, vocab);
             if (!recorded) continue;
             at::Tensor chunk = dhidden.narrow(0, begin, n);
-            at::mm_out(chunk, logits.to(weight.scalar_type()), weight);
+            multiply_rows(chunk, logits.to(weight.scalar_type()), weight, false);
         }
     }
     if (!recorded) return nll;
