@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
@@ -10,8 +11,8 @@ namespace {
 
 struct Train {
     Common common;
-    std::string tasks, out, method = "cpoly", config, training, checkpoint, prompt_style, bad_rows = "error",
-                            init;
+    std::string tasks, out, method = "cpoly", config, training, checkpoint, prompt_style, start = "fresh",
+                            bad_rows = "error", init;
     std::vector<std::string> targets;
     int rank = 0, batch_size = 0, checkpoint_every = 0;
     double epochs = 0, learning_rate = 0;
@@ -38,6 +39,18 @@ struct Train {
         return c;
     }
 
+    /// Few-shot: tasks of the data that the loaded bundle does not know get a row of their own.
+    void add_new_tasks(polyad_skillset* skills, const polyad_dataset* data) const {
+        const Json known =
+            json_of(polyad_skillset_info, static_cast<const polyad_skillset*>(skills))["tasks"];
+        for (const Json& task : json_of(polyad_dataset_info, data)["tasks"]) {
+            const auto same = [&](const Json& k) { return k["name"] == task["name"]; };
+            if (std::any_of(known.begin(), known.end(), same)) continue;
+            check(polyad_skillset_add_task(skills, data, task["name"].get<std::string>().c_str(),
+                                           start.c_str()));
+        }
+    }
+
     int run() const;
 };
 
@@ -52,6 +65,7 @@ int Train::run() const {
                                     ? make<skillset_ptr>(polyad_skillset_create, model.get(), data.get(),
                                                          method_config().dump().c_str())
                                     : make<skillset_ptr>(polyad_skillset_load, model.get(), init.c_str());
+    if (!init.empty()) add_new_tasks(skills.get(), data.get());
     const trainer_ptr trainer =
         make<trainer_ptr>(polyad_trainer_create, skills.get(), data.get(), training_config().dump().c_str());
 
@@ -149,7 +163,11 @@ void add_train(CLI::App& app, int& exit) {
                     "auto, chat, plain, or a text with {instruction} and {input}");
     sub->add_option("--on-bad-row", train->bad_rows, "error or skip")->capture_default_str();
     sub->add_option("--seed", train->seed, "Same seed, same weights")->capture_default_str();
-    sub->add_option("--init", train->init, "Start from this bundle instead of fresh skills");
+    sub->add_option("--init", train->init,
+                    "Start from this bundle instead of fresh skills (few-shot: new tasks are added)");
+    sub->add_option("--start", train->start,
+                    "With --init, routing of tasks the bundle does not know: fresh or uniform")
+        ->capture_default_str();
     sub->add_option("--checkpoint", train->checkpoint, "Checkpoint file (default: OUT.checkpoint)");
     sub->add_option("--checkpoint-every", train->checkpoint_every,
                     "Steps between checkpoints; 0 = only on Ctrl-C");
