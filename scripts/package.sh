@@ -19,6 +19,7 @@ export PKG_CONFIG_PATH=$proof/$name/lib/pkgconfig
 read -ra flags <<<"$(pkg-config --cflags --libs polyad)"
 cc -std=c99 samples/c/train_and_switch.c "${flags[@]}" -o "$proof/train_and_switch"
 env -u LD_LIBRARY_PATH "$proof/$name/bin/polyad" --version
-env -u LD_LIBRARY_PATH "$proof/train_and_switch" 2>&1 | grep -q '^usage:'
+usage=$(env -u LD_LIBRARY_PATH "$proof/train_and_switch" 2>&1 || true)  # without arguments it says how to call it
+[[ $usage == usage:* ]] || { echo "package: the C program does not run: $usage" >&2; exit 1; }
 du -h "$out/$name"/lib/*.so* "$out/$name.tar.zst" | sort -h
 echo "package: $out/$name.tar.zst builds and runs a C program from another folder"
