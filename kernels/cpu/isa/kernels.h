@@ -13,41 +13,6 @@ namespace polyad::kernels::POLYAD_ISA {
 void dequantise(Quant type, const void* src, float* dst, int64_t n);
 void dequantise_bf16(Quant type, const void* src, uint16_t* dst, int64_t n);
 
-// the other ops
-void to_bf16(const float* src, uint16_t* dst, int64_t n);
-void from_bf16(const uint16_t* src, float* dst, int64_t n);
-void rms_norm(Float type, const void* x, const float* w, float eps, void* y, float* rstd, int64_t n,
-              int64_t width);
-void rms_norm_backward(Float type, const void* dy, const void* x, const float* w, const float* rstd, void* dx,
-                       float* dw, int add, int64_t n, int64_t width);
-void add_rms_norm(Float type, void* residual, const void* delta, const float* w, float eps, void* y,
-                  float* rstd, int64_t n, int64_t width);
-void rope(Float type, void* x, int64_t token_stride, const float* cos, const float* sin,
-          const int32_t* position, int64_t n, int32_t heads, int32_t head_dim, int32_t rotary_dim,
-          int inverse);
-void swiglu(Float type, const void* gate, const void* up, void* y, int64_t n);
-void swiglu_backward(Float type, const void* dy, const void* gate, const void* up, void* dgate, void* dup,
-                     int64_t n);
-void add(Float type, void* y, const void* x, int64_t n);
-void attention(const Attention& a, const void* q, void* o, float* lse);
-void attention_backward(const Attention& a, const void* q, const void* o, const void* do_, const float* lse,
-                        void* dq, void* const* dk_row, void* const* dv_row);
-void low_rank_down(Float type, const void* x, const void* a, const int32_t* group_of_row, Rows rows,
-                   int64_t d_in, int64_t rank, float* u);
-void low_rank_up(Float type, const float* v, const void* b, const int32_t* group_of_row, Rows rows,
-                 int64_t d_out, int64_t rank, float scale, void* y);
-void low_rank_up_backward(Float type, const void* dy, const float* v, const void* b,
-                          const int32_t* group_of_row, Rows rows, int64_t d_out, int64_t rank, float scale,
-                          float* dv, float* db);
-void low_rank_down_backward(Float type, const float* du, const void* x, const void* a,
-                            const int32_t* group_of_row, Rows rows, int64_t d_in, int64_t rank, void* dx,
-                            float* da);
-void cross_entropy(float* logits, const int32_t* target, float eps, float* nll, int gradient, int64_t n,
-                   int64_t vocab);
-void adamw(float* p, const float* g, float* m, float* v, int64_t n, float lr, float beta1, float beta2,
-           float eps, float weight_decay, float bias1, float bias2, float grad_scale);
-double sum_squares(const float* x, int64_t n);
-
 // elementwise.cpp
 void to_bf16(const float* src, uint16_t* dst, int64_t n);
 void from_bf16(const uint16_t* src, float* dst, int64_t n);
