@@ -65,18 +65,19 @@ polyad_status* polyad_backbone_info(const polyad_backbone* backbone, polyad_text
         for (const Site& site : object->backbone->sites())
             sites.push_back(
                 {{"path", site.path}, {"layer", site.layer}, {"d_in", site.d_in}, {"d_out", site.d_out}});
-        *json = make_text(Json{{"name", info.name},
-                               {"family", info.family},
-                               {"fingerprint", info.fingerprint},
-                               {"layers", info.layers},
-                               {"width", info.width},
-                               {"vocab", info.vocab},
-                               {"context", info.context},
-                               {"parameters", info.parameters},
-                               {"encoder_decoder", info.encoder_decoder},
-                               {"precision", object->backbone->compute_dtype() == at::kFloat ? "fp32" : "bf16"},
-                               {"tokenizer", object->backbone->tokenizer() != nullptr},
-                               {"sites", std::move(sites)}});
+        *json =
+            make_text(Json{{"name", info.name},
+                           {"family", info.family},
+                           {"fingerprint", info.fingerprint},
+                           {"layers", info.layers},
+                           {"width", info.width},
+                           {"vocab", info.vocab},
+                           {"context", info.context},
+                           {"parameters", info.parameters},
+                           {"encoder_decoder", info.encoder_decoder},
+                           {"precision", object->backbone->compute_dtype() == at::kFloat ? "fp32" : "bf16"},
+                           {"tokenizer", object->backbone->tokenizer() != nullptr},
+                           {"sites", std::move(sites)}});
     });
 }
 

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Every kernel behind one table of plain functions: pointers, strides and sizes, no LibTorch. The CPU entry is the
-// reference of its CUDA twin. Tensors are dense row-major unless a stride is given; `bf16` is the upper half of a
-// float32. Where an activation pointer is `void*`, `Float` says how it is stored; arithmetic is float32 throughout.
-// Kernels parallelise with OpenMP over the calling thread's setting and allocate nothing that outlives the call.
+// Every kernel behind one table of plain functions: pointers, strides and sizes, no LibTorch. The CPU entry
+// is the reference of its CUDA twin. Tensors are dense row-major unless a stride is given; `bf16` is the
+// upper half of a float32. Where an activation pointer is `void*`, `Float` says how it is stored; arithmetic
+// is float32 throughout. Kernels parallelise with OpenMP over the calling thread's setting and allocate
+// nothing that outlives the call.
 #pragma once
 
 #include <cstddef>
@@ -14,8 +15,21 @@ enum class Float : int { f32 = 0, bf16 = 1 };
 
 /// ggml block types by ggml's own numbers.
 enum class Quant : int {
-    f32 = 0, f16 = 1, q4_0 = 2, q4_1 = 3, q5_0 = 6, q5_1 = 7, q8_0 = 8, q2_k = 10, q3_k = 11, q4_k = 12, q5_k = 13,
-    q6_k = 14, iq4_nl = 20, iq4_xs = 23, bf16 = 30,
+    f32 = 0,
+    f16 = 1,
+    q4_0 = 2,
+    q4_1 = 3,
+    q5_0 = 6,
+    q5_1 = 7,
+    q8_0 = 8,
+    q2_k = 10,
+    q3_k = 11,
+    q4_k = 12,
+    q5_k = 13,
+    q6_k = 14,
+    iq4_nl = 20,
+    iq4_xs = 23,
+    bf16 = 30,
 };
 
 /// Rows of a ragged batch: row b is tokens [row_begin[b], row_begin[b + 1]).
@@ -24,9 +38,9 @@ struct Rows {
     int32_t count;
 };
 
-/// Causal attention of ragged rows. Row b has nq[b] query tokens; they are the last ones of the row's nk[b] keys.
-/// q, o: [N, heads, head_dim] packed by row; k, v of row b start at k_row[b], v_row[b] with `kv_stride` elements
-/// between tokens (heads_kv * head_dim when packed).
+/// Causal attention of ragged rows. Row b has nq[b] query tokens; they are the last ones of the row's nk[b]
+/// keys. q, o: [N, heads, head_dim] packed by row; k, v of row b start at k_row[b], v_row[b] with `kv_stride`
+/// elements between tokens (heads_kv * head_dim when packed).
 struct Attention {
     Float type;
     int32_t rows, heads, heads_kv, head_dim;
@@ -36,73 +50,92 @@ struct Attention {
     const void* const* v_row;    ///< [rows]
     int64_t kv_stride;
     float scale;
-    int32_t window;      ///< sliding window: a query sees keys with 0 <= q - k < window; 0 = unlimited
-    int32_t causal;      ///< 0: every query sees every key (encoders, cross-attention)
-    const float* bias;   ///< optional [heads, max_query, max_key] added to scores by position (T5); null = none
+    int32_t window;  ///< sliding window: a query sees keys with 0 <= q - k < window; 0 = unlimited
+    int32_t causal;  ///< 0: every query sees every key (encoders, cross-attention)
+    const float*
+        bias;  ///< optional [heads, max_query, max_key] added to scores by position (T5); null = none
     int64_t bias_query_stride, bias_head_stride;
-    int32_t query_position0_is_tail;  ///< 1: query i of row b stands at position key_count[b] - nq + i (causal); 0: i
+    int32_t query_position0_is_tail;  ///< 1: query i of row b stands at position key_count[b] - nq + i
+                                      ///< (causal); 0: i
 };
 
 struct OpTable {
     const char* isa;
 
-    // ---- conversion -----------------------------------------------------------------------------------------
-    /// Expands `n` elements of GGUF blocks (n a multiple of the block size). Bitwise equal to ggml's references.
+    // ---- conversion
+    // -----------------------------------------------------------------------------------------
+    /// Expands `n` elements of GGUF blocks (n a multiple of the block size). Bitwise equal to ggml's
+    /// references.
     void (*dequantise)(Quant type, const void* src, float* dst, int64_t n);
     void (*dequantise_bf16)(Quant type, const void* src, uint16_t* dst, int64_t n);  // round to nearest even
     void (*to_bf16)(const float* src, uint16_t* dst, int64_t n);
     void (*from_bf16)(const uint16_t* src, float* dst, int64_t n);
 
-    // ---- element-wise ---------------------------------------------------------------------------------------
-    /// y = w * x / sqrt(mean(x^2) + eps) per row of `width`; rstd [n] is kept for the backward pass (may be null).
-    void (*rms_norm)(Float type, const void* x, const float* w, float eps, void* y, float* rstd, int64_t n, int64_t width);
+    // ---- element-wise
+    // ---------------------------------------------------------------------------------------
+    /// y = w * x / sqrt(mean(x^2) + eps) per row of `width`; rstd [n] is kept for the backward pass (may be
+    /// null).
+    void (*rms_norm)(Float type, const void* x, const float* w, float eps, void* y, float* rstd, int64_t n,
+                     int64_t width);
     /// dx (+)= gradient through rms_norm; dw [width] accumulates when not null. `add` != 0 adds to dx.
-    void (*rms_norm_backward)(Float type, const void* dy, const void* x, const float* w, const float* rstd, void* dx,
-                              float* dw, int add, int64_t n, int64_t width);
+    void (*rms_norm_backward)(Float type, const void* dy, const void* x, const float* w, const float* rstd,
+                              void* dx, float* dw, int add, int64_t n, int64_t width);
     /// residual += delta (stored), then y = rms_norm(residual): one pass over memory.
-    void (*add_rms_norm)(Float type, void* residual, const void* delta, const float* w, float eps, void* y, float* rstd,
-                         int64_t n, int64_t width);
-    /// Rotates half-split pairs (i, i + rotary_dim/2) in place. x: [n, heads, head_dim] with `token_stride` elements
-    /// between tokens; cos, sin: [*, rotary_dim/2] indexed by position[n]; `inverse` = the backward rotation.
-    void (*rope)(Float type, void* x, int64_t token_stride, const float* cos, const float* sin, const int32_t* position,
-                 int64_t n, int32_t heads, int32_t head_dim, int32_t rotary_dim, int inverse);
+    void (*add_rms_norm)(Float type, void* residual, const void* delta, const float* w, float eps, void* y,
+                         float* rstd, int64_t n, int64_t width);
+    /// Rotates half-split pairs (i, i + rotary_dim/2) in place. x: [n, heads, head_dim] with `token_stride`
+    /// elements between tokens; cos, sin: [*, rotary_dim/2] indexed by position[n]; `inverse` = the backward
+    /// rotation.
+    void (*rope)(Float type, void* x, int64_t token_stride, const float* cos, const float* sin,
+                 const int32_t* position, int64_t n, int32_t heads, int32_t head_dim, int32_t rotary_dim,
+                 int inverse);
     /// y = silu(gate) * up.
     void (*swiglu)(Float type, const void* gate, const void* up, void* y, int64_t n);
-    void (*swiglu_backward)(Float type, const void* dy, const void* gate, const void* up, void* dgate, void* dup, int64_t n);
+    void (*swiglu_backward)(Float type, const void* dy, const void* gate, const void* up, void* dgate,
+                            void* dup, int64_t n);
     /// y += x.
     void (*add)(Float type, void* y, const void* x, int64_t n);
 
-    // ---- attention ------------------------------------------------------------------------------------------
-    /// o and, when lse is not null, lse [N, heads] = log-sum-exp of each query's scores (for the backward pass).
+    // ---- attention
+    // ------------------------------------------------------------------------------------------
+    /// o and, when lse is not null, lse [N, heads] = log-sum-exp of each query's scores (for the backward
+    /// pass).
     void (*attention)(const Attention& a, const void* q, void* o, float* lse);
     /// Packed k, v only (k_row[b] = k + offset). dk, dv: same layout as k, v, written.
-    void (*attention_backward)(const Attention& a, const void* q, const void* o, const void* do_, const float* lse,
-                               void* dq, void* const* dk_row, void* const* dv_row);
+    void (*attention_backward)(const Attention& a, const void* q, const void* o, const void* do_,
+                               const float* lse, void* dq, void* const* dk_row, void* const* dv_row);
 
-    // ---- routed low-rank (the one operator) -------------------------------------------------------------------
-    /// u[t, :] = x[t, :] A_g^T for the group g of t's row (group -1: zeros). A: [groups, rank, d_in] in `type`.
-    void (*low_rank_down)(Float type, const void* x, const void* a, const int32_t* group_of_row, Rows rows, int64_t d_in,
-                          int64_t rank, float* u);
+    // ---- routed low-rank (the one operator)
+    // -------------------------------------------------------------------
+    /// u[t, :] = x[t, :] A_g^T for the group g of t's row (group -1: zeros). A: [groups, rank, d_in] in
+    /// `type`.
+    void (*low_rank_down)(Float type, const void* x, const void* a, const int32_t* group_of_row, Rows rows,
+                          int64_t d_in, int64_t rank, float* u);
     /// y[t, :] += scale * v[t, :] B_g^T. B: [groups, d_out, rank] in `type`. v float32.
-    void (*low_rank_up)(Float type, const float* v, const void* b, const int32_t* group_of_row, Rows rows, int64_t d_out,
-                        int64_t rank, float scale, void* y);
+    void (*low_rank_up)(Float type, const float* v, const void* b, const int32_t* group_of_row, Rows rows,
+                        int64_t d_out, int64_t rank, float scale, void* y);
     /// dv[t, :] = scale * dy[t, :] B_g; db[g] += scale * sum_t dy[t]^T v[t].
-    void (*low_rank_up_backward)(Float type, const void* dy, const float* v, const void* b, const int32_t* group_of_row,
-                                 Rows rows, int64_t d_out, int64_t rank, float scale, float* dv, float* db);
+    void (*low_rank_up_backward)(Float type, const void* dy, const float* v, const void* b,
+                                 const int32_t* group_of_row, Rows rows, int64_t d_out, int64_t rank,
+                                 float scale, float* dv, float* db);
     /// dx[t, :] += du[t, :] A_g; da[g] += sum_t du[t]^T x[t].
-    void (*low_rank_down_backward)(Float type, const float* du, const void* x, const void* a, const int32_t* group_of_row,
-                                   Rows rows, int64_t d_in, int64_t rank, void* dx, float* da);
+    void (*low_rank_down_backward)(Float type, const float* du, const void* x, const void* a,
+                                   const int32_t* group_of_row, Rows rows, int64_t d_in, int64_t rank,
+                                   void* dx, float* da);
 
-    // ---- output head ----------------------------------------------------------------------------------------
-    /// Softmax cross-entropy of logits [n, vocab] (float32), label smoothing eps spread over the whole vocabulary:
-    /// nll[t] = (1 - eps) * -log p[target] + eps / vocab * sum_v -log p_v. When `gradient` != 0 logits become
-    /// d nll[t] / d logits. target -1: nll 0, gradient 0.
-    void (*cross_entropy)(float* logits, const int32_t* target, float eps, float* nll, int gradient, int64_t n, int64_t vocab);
+    // ---- output head
+    // ----------------------------------------------------------------------------------------
+    /// Softmax cross-entropy of logits [n, vocab] (float32), label smoothing eps spread over the whole
+    /// vocabulary: nll[t] = (1 - eps) * -log p[target] + eps / vocab * sum_v -log p_v. When `gradient` != 0
+    /// logits become d nll[t] / d logits. target -1: nll 0, gradient 0.
+    void (*cross_entropy)(float* logits, const int32_t* target, float eps, float* nll, int gradient,
+                          int64_t n, int64_t vocab);
 
-    // ---- optimiser ------------------------------------------------------------------------------------------
+    // ---- optimiser
+    // ------------------------------------------------------------------------------------------
     /// One AdamW step (decoupled weight decay), gradients multiplied by grad_scale first.
-    void (*adamw)(float* p, const float* g, float* m, float* v, int64_t n, float lr, float beta1, float beta2, float eps,
-                  float weight_decay, float bias1, float bias2, float grad_scale);
+    void (*adamw)(float* p, const float* g, float* m, float* v, int64_t n, float lr, float beta1, float beta2,
+                  float eps, float weight_decay, float bias1, float bias2, float grad_scale);
     /// Sum of squares in double, same result for any number of threads.
     double (*sum_squares)(const float* x, int64_t n);
 };

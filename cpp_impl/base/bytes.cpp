@@ -25,7 +25,8 @@ struct FileDescriptor {
 
 [[noreturn]] void fail_errno(Code code, const char* doing, const std::filesystem::path& path) {
     const int error = errno;
-    throw Error(code, text("cannot ", doing, " '", path.string(), "': ", std::strerror(error)), path.string());
+    throw Error(code, text("cannot ", doing, " '", path.string(), "': ", std::strerror(error)),
+                path.string());
 }
 
 struct Mapping {

@@ -15,7 +15,8 @@ namespace polyad {
 class Bytes {
   public:
     Bytes() = default;
-    /// Maps a regular file; Code::not_found / io_error with the path otherwise. An empty file gives empty bytes.
+    /// Maps a regular file; Code::not_found / io_error with the path otherwise. An empty file gives empty
+    /// bytes.
     static Bytes map_file(const std::filesystem::path& path);
     static Bytes copy_of(std::span<const std::byte> data, std::string name);
     static Bytes copy_of(std::string_view data, std::string name);

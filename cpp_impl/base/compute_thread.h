@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Runs work on one thread of its own. OpenMP keeps a team of workers per calling thread, so a host whose calls
-// wander over many threads (goroutines, thread pools) would grow a team for each; here all heavy work of one
-// object comes from one thread, and the team stays one.
+// Runs work on one thread of its own. OpenMP keeps a team of workers per calling thread, so a host whose
+// calls wander over many threads (goroutines, thread pools) would grow a team for each; here all heavy work
+// of one object comes from one thread, and the team stays one.
 #pragma once
 
 #include <condition_variable>
@@ -13,14 +13,15 @@ namespace polyad {
 
 class ComputeThread {
   public:
-    /// `threads` OpenMP threads for the work; 0 = OpenMP's own choice. The thread starts with the first run().
+    /// `threads` OpenMP threads for the work; 0 = OpenMP's own choice. The thread starts with the first
+    /// run().
     explicit ComputeThread(int threads) : threads_(threads) {}
     ~ComputeThread();
     ComputeThread(const ComputeThread&) = delete;
     ComputeThread& operator=(const ComputeThread&) = delete;
 
-    /// Runs `work` on the thread and waits for it; what it throws is thrown here. Callers queue up. A call from the
-    /// thread itself runs at once.
+    /// Runs `work` on the thread and waits for it; what it throws is thrown here. Callers queue up. A call
+    /// from the thread itself runs at once.
     void run(const std::function<void()>& work);
 
   private:

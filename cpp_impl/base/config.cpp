@@ -33,7 +33,8 @@ Json parse_json(std::string_view source, std::string_view what) {
     }
 }
 
-ConfigReader::ConfigReader(const Json& object, std::string where) : object_(object), where_(std::move(where)) {
+ConfigReader::ConfigReader(const Json& object, std::string where)
+    : object_(object), where_(std::move(where)) {
     if (!object_.is_object())
         fail(Code::invalid_config, where_, " must be a JSON object, got ", object_.type_name());
 }
@@ -44,9 +45,13 @@ const Json* ConfigReader::find(const char* key) {
     return it == object_.end() || it->is_null() ? nullptr : &*it;
 }
 
-bool ConfigReader::has(const char* key) { return find(key) != nullptr; }
+bool ConfigReader::has(const char* key) {
+    return find(key) != nullptr;
+}
 
-void ConfigReader::accept(const char* key) { known_.insert(key); }
+void ConfigReader::accept(const char* key) {
+    known_.insert(key);
+}
 
 void ConfigReader::refuse(const char* key, const std::string& why) const {
     throw Error(Code::invalid_config, text(where_, ".", key, ": ", why), text(where_, ".", key));
@@ -56,7 +61,8 @@ int64_t ConfigReader::integer(const char* key, int64_t fallback, int64_t min, in
     const Json* value = find(key);
     if (!value) return fallback;
     if (!value->is_number_integer()) refuse(key, text("needs an integer, got ", value->dump()));
-    const bool too_big = value->is_number_unsigned() && value->get<uint64_t>() > static_cast<uint64_t>(INT64_MAX);
+    const bool too_big =
+        value->is_number_unsigned() && value->get<uint64_t>() > static_cast<uint64_t>(INT64_MAX);
     const int64_t number = too_big ? 0 : value->get<int64_t>();
     if (too_big || number < min || number > max)
         refuse(key, text(value->dump(), " is out of range, allowed: ", min, " to ", max));
@@ -87,7 +93,8 @@ std::string ConfigReader::string(const char* key, std::string fallback) {
     return value->get<std::string>();
 }
 
-std::string ConfigReader::choice(const char* key, const char* fallback, std::initializer_list<const char*> allowed) {
+std::string ConfigReader::choice(const char* key, const char* fallback,
+                                 std::initializer_list<const char*> allowed) {
     std::string got = string(key, fallback);
     for (const char* option : allowed)
         if (got == option) return got;
@@ -129,7 +136,8 @@ Json ConfigReader::object(const char* key) {
 void ConfigReader::finish() const {
     for (const auto& [key, value] : object_.items())
         if (!known_.count(key))
-            throw Error(Code::invalid_config, text(where_, ".", key, ": unknown key, allowed: ", join(known_)),
+            throw Error(Code::invalid_config,
+                        text(where_, ".", key, ": unknown key, allowed: ", join(known_)),
                         text(where_, ".", key));
 }
 

@@ -15,7 +15,8 @@ namespace polyad {
 
 using Json = nlohmann::json;
 
-/// Parses UTF-8 JSON text; Code::invalid_config with line and column on failure. `what` names the text in errors.
+/// Parses UTF-8 JSON text; Code::invalid_config with line and column on failure. `what` names the text in
+/// errors.
 Json parse_json(std::string_view text, std::string_view what);
 
 class ConfigReader {

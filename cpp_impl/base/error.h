@@ -61,10 +61,10 @@ template <class... Parts>
 }
 
 /// Internal invariants only; user input gets a named error instead.
-#define POLYAD_CHECK(condition)                                                                              \
-    do {                                                                                                     \
-        if (!(condition)) ::polyad::fail(::polyad::Code::internal, #condition, " failed at ", __FILE__, ":", \
-                                         __LINE__);                                                          \
+#define POLYAD_CHECK(condition)                                                                           \
+    do {                                                                                                  \
+        if (!(condition))                                                                                 \
+            ::polyad::fail(::polyad::Code::internal, #condition, " failed at ", __FILE__, ":", __LINE__); \
     } while (false)
 
 }  // namespace polyad

@@ -24,15 +24,20 @@ std::array<uint32_t, 4> philox(std::array<uint32_t, 4> c, std::array<uint32_t, 2
 
 uint32_t Generator::next_u32() {
     const uint64_t block = state_.counter >> 2;
-    const auto out = philox({static_cast<uint32_t>(block), static_cast<uint32_t>(block >> 32),
-                             static_cast<uint32_t>(state_.stream), static_cast<uint32_t>(state_.stream >> 32)},
-                            {static_cast<uint32_t>(state_.seed), static_cast<uint32_t>(state_.seed >> 32)});
+    const auto out =
+        philox({static_cast<uint32_t>(block), static_cast<uint32_t>(block >> 32),
+                static_cast<uint32_t>(state_.stream), static_cast<uint32_t>(state_.stream >> 32)},
+               {static_cast<uint32_t>(state_.seed), static_cast<uint32_t>(state_.seed >> 32)});
     return out[state_.counter++ & 3];
 }
 
-float Generator::uniform() { return (static_cast<float>(next_u32() >> 9) + 0.5f) * 0x1p-23f; }
+float Generator::uniform() {
+    return (static_cast<float>(next_u32() >> 9) + 0.5f) * 0x1p-23f;
+}
 
-double Generator::uniform(double low, double high) { return low + (high - low) * uniform(); }
+double Generator::uniform(double low, double high) {
+    return low + (high - low) * uniform();
+}
 
 double Generator::normal() {  // Box-Muller; the second value is dropped so that one draw is always two words
     const double u = (static_cast<double>(next_u32()) + 0.5) * 0x1p-32;

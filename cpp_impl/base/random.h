@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Philox4x32-10 (Salmon et al. 2011): a counter-based generator. Its whole state is (seed, stream, counter), so
-// a resumed run draws exactly what the uninterrupted one would have drawn, on any machine.
+// Philox4x32-10 (Salmon et al. 2011): a counter-based generator. Its whole state is (seed, stream, counter),
+// so a resumed run draws exactly what the uninterrupted one would have drawn, on any machine.
 #pragma once
 
 #include <array>

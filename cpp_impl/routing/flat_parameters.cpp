@@ -14,13 +14,17 @@ namespace {
 void expect_size(const Skillset& skillset, size_t size) {
     const int64_t count = flat_parameter_count(skillset);
     if (static_cast<int64_t>(size) != count)
-        fail(Code::invalid_argument, "the buffer holds ", size, " values, the skillset has ", count, " trainable parameters");
+        fail(Code::invalid_argument, "the buffer holds ", size, " values, the skillset has ", count,
+             " trainable parameters");
 }
 
 Json task_list(const std::vector<TaskEntry>& tasks) {
     Json out = Json::array();
     for (const TaskEntry& task : tasks)
-        out.push_back({{"name", task.name}, {"category", task.category}, {"instruction", task.instruction}, {"labels", task.labels}});
+        out.push_back({{"name", task.name},
+                       {"category", task.category},
+                       {"instruction", task.instruction},
+                       {"labels", task.labels}});
     return out;
 }
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
- * A few lines of test harness in C99: EXPECT counts, refusals are checked by code and by a word of the message.
+ * A few lines of test harness in C99: EXPECT counts, refusals are checked by code and by a word of the
+ * message.
  */
 #ifndef POLYAD_TESTS_C_CHECK_H
 #define POLYAD_TESTS_C_CHECK_H
@@ -11,36 +12,36 @@
 
 static int checks_passed, checks_failed;
 
-#define EXPECT(condition)                                                             \
-    do {                                                                              \
-        if (condition) {                                                              \
-            ++checks_passed;                                                          \
-        } else {                                                                      \
-            ++checks_failed;                                                          \
+#define EXPECT(condition)                                                                 \
+    do {                                                                                  \
+        if (condition) {                                                                  \
+            ++checks_passed;                                                              \
+        } else {                                                                          \
+            ++checks_failed;                                                              \
             fprintf(stderr, "%s:%d: %s does not hold\n", __FILE__, __LINE__, #condition); \
-        }                                                                             \
+        }                                                                                 \
     } while (0)
 
 #define WORKS(call) expect_status((call), POLYAD_OK, "", #call, __LINE__)
 #define REFUSED(call, code, word) expect_status((call), (code), (word), #call, __LINE__)
 
-static void expect_status(polyad_status *status, int32_t code, const char *word, const char *call, int line) {
+static void expect_status(polyad_status* status, int32_t code, const char* word, const char* call, int line) {
     int32_t got = polyad_status_code(status);
-    const char *message = polyad_status_message(status);
+    const char* message = polyad_status_message(status);
     if (got == code && strstr(message, word)) {
         ++checks_passed;
     } else {
         ++checks_failed;
-        fprintf(stderr, "line %d: %s\n  gave %s: %s\n  wanted %s with '%s'\n", line, call, polyad_code_name(got), message,
-                polyad_code_name(code), word);
+        fprintf(stderr, "line %d: %s\n  gave %s: %s\n  wanted %s with '%s'\n", line, call,
+                polyad_code_name(got), message, polyad_code_name(code), word);
     }
     polyad_status_release(status);
 }
 
 /* The file's bytes, or NULL; *size is set. */
-static inline void *read_file(const char *path, size_t *size) {
-    FILE *file = fopen(path, "rb");
-    void *data;
+static inline void* read_file(const char* path, size_t* size) {
+    FILE* file = fopen(path, "rb");
+    void* data;
     long end;
     *size = 0;
     if (!file) return NULL;
@@ -53,7 +54,7 @@ static inline void *read_file(const char *path, size_t *size) {
     return data;
 }
 
-static inline int skip(const char *why) {
+static inline int skip(const char* why) {
     printf("skipped: %s\n", why);
     return 77;
 }

@@ -45,6 +45,8 @@
  *  9. Work is done in steps the host drives; nothing calls back into the host but the log sink.
  * 10. Symbols are never removed or changed within a major version; new ones say "since".
  */
+/* Laid out by hand, since the header is the manual. */
+/* clang-format off */
 #ifndef POLYAD_POLYAD_H
 #define POLYAD_POLYAD_H
 
