@@ -69,8 +69,8 @@ class CPoly final : public TaskRoutedMethod {
         if (own_.sigmoid) return own ? sigmoid_start : -sigmoid_start;
         return own ? 1.0 / static_cast<double>(own_.per_task) : 0.0;
     }
-    /// specific_weights of `tasks` tasks at their start.
-    at::Tensor start_table(int64_t tasks) const;
+    /// specific_weights of `tasks` tasks at their start, as far as `maker` fills at all.
+    at::Tensor start_table(int64_t tasks, const TensorMaker& maker) const;
     /// v [G, T K] of every table.
     std::vector<at::Tensor> dense_specific(const RowGroups& groups) const;
 
@@ -115,17 +115,17 @@ CPoly::CPoly(const MethodContext& context, PolyOptions options, CPolyOptions own
             logits_.push_back(add(name, ParameterGroup::router,
                                   maker_.uniform({tasks_, splits * own_.common}, name, -1e-3, 1e-3)));
         if (own_.per_task > 0 && own_.routing != "one_hot")
-            specific_.push_back(
-                add(table + ".specific_weights", ParameterGroup::private_weights, start_table(tasks_)));
+            specific_.push_back(add(table + ".specific_weights", ParameterGroup::private_weights,
+                                    start_table(tasks_, maker_)));
     }
     set_training(options_.train);
 }
 
-at::Tensor CPoly::start_table(int64_t tasks) const {
+at::Tensor CPoly::start_table(int64_t tasks, const TensorMaker& maker) const {
     const int64_t k = own_.per_task;
     const bool full = own_.routing == "learned_full";
-    at::Tensor table = maker_.zeros({tasks, full ? tasks * k : k});
-    if (maker_.fill() != Fill::initialised) return table;
+    at::Tensor table = maker.zeros({tasks, full ? tasks * k : k});
+    if (maker.fill() != Fill::initialised) return table;
     if (!full) return table.fill_(start_value(true));
     table.fill_(start_value(false));
     for (int64_t t = 0; t < tasks; ++t) table.select(0, t).narrow(0, t * k, k).fill_(start_value(true));
@@ -274,7 +274,8 @@ void CPoly::add_task(const std::string& start, Generator& noise) {
         replace(private_up_[i], at::cat({b.detach(), at::zeros({k, b.size(1), b.size(2)})}, 0));
     }
     for (const size_t index : specific_) {
-        at::Tensor table = start_table(tasks_ + 1);
+        // Not maker_: that of a loaded skillset leaves tensors uninitialised.
+        at::Tensor table = start_table(tasks_ + 1, TensorMaker(0, Fill::initialised));
         table.narrow(0, 0, tasks_).narrow(1, 0, value(index).size(1)).copy_(value(index).detach());
         replace(index, table);
     }
