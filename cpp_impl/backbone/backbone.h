@@ -37,8 +37,12 @@ struct BackboneInfo {
     std::string name;         ///< file or folder name
     std::string family;       ///< "llama", "qwen2", "qwen3", "mistral", ...
     std::string fingerprint;  ///< hex digest over config and weights; a bundle remembers it
-    int64_t layers = 0, width = 0, vocab = 0, context = 0, parameters = 0;
+    int64_t layers = 0;  ///< all of them; an encoder-decoder's encoder layers come first
+    int64_t encoder_layers = 0;
+    int64_t width = 0, vocab = 0, context = 0, parameters = 0;
     bool encoder_decoder = false;
+    bool encoder_only = false;   ///< BERT: states, no output head
+    int32_t decoder_start = -1;  ///< token an encoder-decoder's decoder begins with
 };
 
 class KvCache;
@@ -64,6 +68,11 @@ class Backbone {
 
     virtual const BackboneInfo& info() const = 0;
     virtual const std::vector<Site>& sites() const = 0;
+    /// Gains and biases of the norms.
+    virtual const std::vector<NormSite>& norms() const = 0;
+    /// A frozen tensor by Hugging Face path ("<site path>.weight", "<site path>.bias", a NormSite's path), a
+    /// float32 copy; undefined when the model has none there.
+    virtual at::Tensor frozen(const std::string& path) const = 0;
     /// Null when the model came without one (tiny fixtures).
     virtual const std::shared_ptr<const Tokenizer>& tokenizer() const = 0;
     /// Dtype activations are kept in (float or bfloat16).
@@ -80,7 +89,7 @@ class Backbone {
     /// in methods.md.
     virtual at::Tensor token_nll(const at::Tensor& hidden, const std::vector<int32_t>& targets,
                                  double label_smoothing = 0.0) const = 0;
-    /// A cache for `slots` rows of up to `capacity` tokens each.
+    /// A cache for `slots` rows of up to `capacity` tokens each (prefix positions of a method included).
     virtual std::unique_ptr<KvCache> make_cache(int slots, int capacity) const = 0;
 };
 

@@ -13,10 +13,15 @@ struct Batch {
     std::vector<int32_t> prompt_length;  ///< [rows] leading tokens of row b that belong to its prompt
     std::vector<int32_t>
         targets;  ///< [N] id to predict at this position (already shifted) or -1; may be empty
+    /// Encoder-decoders only: what the encoder reads, [M] ids, and its rows, [rows + 1]. `tokens` are then the
+    /// decoder's, and a row's prompt is its source. A row's source may be empty when its encoder states lie in
+    /// the cache.
+    std::vector<int32_t> source, source_begin;
 
     int rows() const { return row_begin.empty() ? 0 : static_cast<int>(row_begin.size()) - 1; }
     int size() const { return static_cast<int>(tokens.size()); }
     int row_length(int b) const { return row_begin[b + 1] - row_begin[b]; }
+    int source_length(int b) const { return source_begin[b + 1] - source_begin[b]; }
 };
 
 }  // namespace polyad

@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "backbone/decoder.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/tensor.h>
 
 #include <algorithm>
 #include <cmath>
 #include <optional>
 #include <tuple>
 
+#include "backbone/adapted_block.h"
 #include "backbone/kv_cache.h"
 #include "backbone/output_head.h"
 #include "base/error.h"
@@ -19,6 +22,10 @@ struct Decoder::Pass {
     RowBegin rows;
     std::shared_ptr<const AttentionPlan> plan;
     DecoderCache* cache = nullptr;
+    int copy = 0;  ///< of the layer that runs
+
+    /// A trained gain, or the frozen one.
+    at::Tensor gain(const Norm& norm) const { return trained_or(options.adaptation, norm.path, norm.gain); }
 };
 
 namespace {
@@ -48,12 +55,6 @@ DecoderCache* checked_cache(const Batch& batch, const ForwardOptions& options) {
     std::sort(sorted.begin(), sorted.end());
     const auto twice = std::adjacent_find(sorted.begin(), sorted.end());
     if (twice != sorted.end()) fail(Code::invalid_argument, "cache slot ", *twice, " is named by two rows");
-    for (int b = 0; b < batch.rows(); ++b) {
-        const int slot = options.slots[static_cast<size_t>(b)], past = cache->length(slot);
-        if (batch.row_length(b) > cache->capacity() - past)
-            fail(Code::context_overflow, "row ", b, ": ", past, " cached and ", batch.row_length(b),
-                 " new tokens are more than the cache's capacity of ", cache->capacity());
-    }
     return cache;
 }
 
@@ -80,18 +81,27 @@ std::unique_ptr<KvCache> Decoder::make_cache(int slots, int capacity) const {
     return std::make_unique<DecoderCache>(config_.layers, slots, capacity, config_.kv_width(), dtype_);
 }
 
-std::shared_ptr<const AttentionPlan> Decoder::plan_attention(const Batch& batch,
+void Decoder::check_capacity(const Pass& pass) const {
+    for (size_t b = 0; b + 1 < pass.rows.size(); ++b) {
+        const int past = pass.cache->length(pass.options.slots[b]), more = pass.rows[b + 1] - pass.rows[b];
+        if (more > pass.cache->capacity() - past)
+            fail(Code::context_overflow, "row ", b, ": ", past, " cached and ", more,
+                 " new tokens are more than the cache's capacity of ", pass.cache->capacity());
+    }
+}
+
+std::shared_ptr<const AttentionPlan> Decoder::plan_attention(const RowBegin& rows,
                                                              const ForwardOptions& options) const {
     auto plan = std::make_shared<AttentionPlan>();
     plan->heads = config_.heads;
     plan->heads_kv = config_.kv_heads;
     plan->head_dim = config_.head_dim;
     plan->scale = 1.0 / std::sqrt(static_cast<double>(config_.head_dim));
-    plan->query_begin = batch.row_begin;
+    plan->query_begin = rows;
     int32_t longest = 0;
-    for (int b = 0; b < batch.rows(); ++b) {
-        const int32_t past = options.cache ? options.cache->length(options.slots[static_cast<size_t>(b)]) : 0;
-        const int32_t keys = past + batch.row_length(b);
+    for (size_t b = 0; b + 1 < rows.size(); ++b) {
+        const int32_t past = options.cache ? options.cache->length(options.slots[b]) : 0;
+        const int32_t keys = past + rows[b + 1] - rows[b];
         if (config_.context > 0 && keys > config_.context)
             fail(Code::context_overflow, "row ", b, " has ", keys, " tokens; the model's context is ",
                  config_.context);
@@ -105,16 +115,11 @@ std::shared_ptr<const AttentionPlan> Decoder::plan_attention(const Batch& batch,
 
 std::vector<at::Tensor> Decoder::linears(const Pass& pass, int64_t layer, std::initializer_list<Place> chosen,
                                          const at::Tensor& x, std::function<at::Tensor()> recompute) const {
-    std::vector<LinearBranch> branches;
-    for (const Place place : chosen) {
-        const Linear& base = layers_[static_cast<size_t>(layer)].linear[place];
-        LinearBranch branch{base.weight, base.bias, {}};
-        if (pass.options.adaptation)
-            branch.updates =
-                pass.options.adaptation->at(sites_[static_cast<size_t>(layer * places + place)], x);
-        branches.push_back(std::move(branch));
-    }
-    return adapted_linears(x, std::move(branches), pass.rows, std::move(recompute));
+    std::vector<PlacedLinear> placed;
+    for (const Place place : chosen)
+        placed.push_back({&sites_[static_cast<size_t>(layer * places + place)],
+                          &layers_[static_cast<size_t>(layer)].linear[place]});
+    return site_linears(pass.options.adaptation, placed, x, pass.rows, std::move(recompute));
 }
 
 at::Tensor Decoder::attend(const Pass& pass, int64_t layer, const at::Tensor& h) const {
@@ -122,32 +127,77 @@ at::Tensor Decoder::attend(const Pass& pass, int64_t layer, const at::Tensor& h)
     const auto qkv = linears(pass, layer, {q_proj, k_proj, v_proj}, h);
     at::Tensor q = qkv[0], k = qkv[1];
     if (config_.qk_norm) {
-        q = rms_norm(q, weights.q_norm, config_.norm_eps);
-        k = rms_norm(k, weights.k_norm, config_.norm_eps);
+        q = rms_norm(q, pass.gain(weights.q_norm), config_.norm_eps);
+        k = rms_norm(k, pass.gain(weights.k_norm), config_.norm_eps);
     }
     std::optional<PastKeys> past;
-    if (pass.cache) past = pass.cache->past(layer, pass.options.slots);
+    if (pass.cache) past = pass.cache->past(layer, pass.options.slots, pass.copy);
     const at::Tensor o =
         rotary_attention(q, k, qkv[2], pass.plan, config_.window(layer), past ? &*past : nullptr);
     return linears(pass, layer, {o_proj}, o)[0];
 }
 
-at::Tensor Decoder::feed_forward(const Pass& pass, int64_t layer, const at::Tensor& h) const {
+std::pair<at::Tensor, at::Tensor> Decoder::gated_ffn(const Pass& pass, int64_t layer,
+                                                     const at::Tensor& h) const {
     const auto gate_up = linears(pass, layer, {gate_proj, up_proj}, h);
     const at::Tensor activation = swiglu(gate_up[0], gate_up[1]);
     // gate and up are saved anyway; making their product again is cheaper than keeping the widest activation.
-    return linears(pass, layer, {down_proj}, activation,
-                   [gate = gate_up[0].detach(), up = gate_up[1].detach()] { return swiglu(gate, up); })[0];
+    return {linears(
+                pass, layer, {down_proj}, activation,
+                [gate = gate_up[0].detach(), up = gate_up[1].detach()] { return swiglu(gate, up); })[0],
+            activation};
+}
+
+at::Tensor Decoder::feed_forward(const Pass& pass, int64_t layer, const at::Tensor& h) const {
+    Adaptation* adaptation = pass.options.adaptation;
+    const int l = static_cast<int>(layer);
+    const int copies = adaptation ? adaptation->copies(Block::feed_forward, l, h) : 0;
+    if (copies == 0) {
+        auto [y, u] = gated_ffn(pass, layer, h);
+        if (!adaptation) return y;
+        const at::Tensor changed = adaptation->feed_forward(l, u, y);
+        return changed.is_same(y) ? y : changed.clone();  // add_rms_norm takes its storage; others may keep it
+    }
+    std::vector<at::Tensor> outputs;
+    for (int copy = 0; copy < copies; ++copy) {
+        adaptation->enter(Block::feed_forward, l, copy);
+        outputs.push_back(gated_ffn(pass, layer, h).first);
+    }
+    return adaptation->join(Block::feed_forward, l, outputs).clone();
+}
+
+std::pair<at::Tensor, at::Tensor> Decoder::layer_parts(const Pass& pass, int64_t layer, const at::Tensor& x,
+                                                       const at::Tensor& h) const {
+    auto [sum, normed] = add_rms_norm(x, attend(pass, layer, h),
+                                      pass.gain(layers_[static_cast<size_t>(layer)].post_norm), config_.norm_eps);
+    return {sum, feed_forward(pass, layer, normed)};
+}
+
+at::Tensor Decoder::run_copies(Pass& pass, int64_t layer, int copies, const at::Tensor& x) const {
+    const int l = static_cast<int>(layer);
+    std::vector<at::Tensor> outputs;
+    for (pass.copy = 0; pass.copy < copies; ++pass.copy) {
+        pass.options.adaptation->enter(Block::layer, l, pass.copy);
+        const at::Tensor h =
+            rms_norm(x, pass.gain(layers_[static_cast<size_t>(layer)].input_norm), config_.norm_eps);
+        const auto [sum, delta] = layer_parts(pass, layer, x, h);
+        outputs.push_back(sum + delta);
+    }
+    pass.copy = 0;
+    return pass.options.adaptation->join(Block::layer, l, outputs);
 }
 
 at::Tensor Decoder::hidden(const Batch& batch, const ForwardOptions& options) const {
     check_rows(batch);
+    if (!batch.source.empty())
+        fail(Code::invalid_argument, "the batch has a source, but '", info_.name, "' has no encoder to read it");
     Pass pass{options, batch.row_begin, nullptr, checked_cache(batch, options)};
     if (pass.cache && !pass.cache->fits(config_.layers, config_.kv_width(), dtype_))
         fail(Code::invalid_argument, "the cache was made by another backbone");
     std::optional<at::NoGradGuard> no_grad;  // nothing can flow back into a past that was computed before
     if (pass.cache) no_grad.emplace();
-    pass.plan = plan_attention(batch, options);
+    Adaptation* adaptation = options.adaptation;
+    if (adaptation) adaptation->begin(*this, batch, options);
 
     at::Tensor x;
     if (options.embeddings.defined()) {
@@ -159,21 +209,35 @@ at::Tensor Decoder::hidden(const Batch& batch, const ForwardOptions& options) co
     } else {
         x = embed(batch.tokens);
     }
+    const std::optional<Prefixed> prefixed = put_prefix(adaptation, x, batch.row_begin);
+    if (prefixed) {
+        x = prefixed->embeddings;
+        pass.rows = prefixed->row_begin;
+    }
+    if (pass.cache) check_capacity(pass);
+    pass.plan = plan_attention(pass.rows, options);
     if (options.trace) options.trace->push_back(x);
 
-    at::Tensor h = rms_norm(x, layers_[0].input_norm, config_.norm_eps);
+    const auto norm_before = [&](int64_t layer) {
+        return pass.gain(layer == config_.layers ? final_norm_
+                                                 : layers_[static_cast<size_t>(layer)].input_norm);
+    };
+    at::Tensor h = rms_norm(x, norm_before(0), config_.norm_eps);
     for (int64_t l = 0; l < config_.layers; ++l) {
-        const bool last = l + 1 == config_.layers;
-        std::tie(x, h) =
-            add_rms_norm(x, attend(pass, l, h), layers_[static_cast<size_t>(l)].post_norm, config_.norm_eps);
-        std::tie(x, h) = add_rms_norm(x, feed_forward(pass, l, h),
-                                      last ? final_norm_ : layers_[static_cast<size_t>(l) + 1].input_norm,
-                                      config_.norm_eps);
+        const int copies = adaptation ? adaptation->copies(Block::layer, static_cast<int>(l), x) : 0;
+        if (copies > 0) {
+            x = run_copies(pass, l, copies, x);
+            h = rms_norm(x, norm_before(l + 1), config_.norm_eps);
+        } else {
+            const auto [sum, delta] = layer_parts(pass, l, x, h);
+            std::tie(x, h) = add_rms_norm(sum, delta, norm_before(l + 1), config_.norm_eps);
+        }
         if (options.trace) options.trace->push_back(x);
     }
     if (pass.cache)
-        for (int b = 0; b < batch.rows(); ++b)
-            pass.cache->grow(options.slots[static_cast<size_t>(b)], batch.row_length(b));
+        for (size_t b = 0; b + 1 < pass.rows.size(); ++b)
+            pass.cache->grow(options.slots[b], pass.rows[b + 1] - pass.rows[b]);
+    if (prefixed) h = h.index_select(0, at::tensor(prefixed->own, at::kLong));
     return h;
 }
 

@@ -29,6 +29,8 @@ class Decoder final : public Backbone {
 
     const BackboneInfo& info() const override { return info_; }
     const std::vector<Site>& sites() const override { return sites_; }
+    const std::vector<NormSite>& norms() const override { return norms_; }
+    at::Tensor frozen(const std::string& path) const override;
     const std::shared_ptr<const Tokenizer>& tokenizer() const override { return tokenizer_; }
     at::ScalarType compute_dtype() const override { return dtype_; }
     at::Tensor embed(const std::vector<int32_t>& tokens) const override;
@@ -42,9 +44,13 @@ class Decoder final : public Backbone {
     /// Linears in execution order; Layer::linear and the seven sites of a layer use the same order.
     enum Place { q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj, places };
 
+    struct Norm {
+        std::string path;
+        at::Tensor gain;
+    };
     struct Layer {
         Linear linear[places];
-        at::Tensor input_norm, post_norm, q_norm, k_norm;
+        Norm input_norm, post_norm, q_norm, k_norm;
     };
     struct Pass;  ///< what one forward carries from layer to layer
 
@@ -54,7 +60,15 @@ class Decoder final : public Backbone {
                                     const at::Tensor& x, std::function<at::Tensor()> recompute = {}) const;
     at::Tensor attend(const Pass& pass, int64_t layer, const at::Tensor& h) const;
     at::Tensor feed_forward(const Pass& pass, int64_t layer, const at::Tensor& h) const;
-    std::shared_ptr<const AttentionPlan> plan_attention(const Batch& batch,
+    /// One pass through the feed-forward: what it adds, and the input of its output projection.
+    std::pair<at::Tensor, at::Tensor> gated_ffn(const Pass& pass, int64_t layer, const at::Tensor& h) const;
+    /// The residual stream after layer l, from the stream before it and its input norm h.
+    std::pair<at::Tensor, at::Tensor> layer_parts(const Pass& pass, int64_t layer, const at::Tensor& x,
+                                                  const at::Tensor& h) const;
+    /// Copies of layer l side by side on the stream x, joined.
+    at::Tensor run_copies(Pass& pass, int64_t layer, int copies, const at::Tensor& x) const;
+    void check_capacity(const Pass& pass) const;
+    std::shared_ptr<const AttentionPlan> plan_attention(const RowBegin& rows,
                                                         const ForwardOptions& options) const;
 
     ModelConfig config_;
@@ -63,7 +77,8 @@ class Decoder final : public Backbone {
     std::vector<Site> sites_;
     std::shared_ptr<const Tokenizer> tokenizer_;
     std::shared_ptr<const FrozenMatrix> embedding_, head_;
-    at::Tensor final_norm_;
+    Norm final_norm_;
+    std::vector<NormSite> norms_;
     std::vector<Layer> layers_;
     std::unique_ptr<Rope> rope_;
 };

@@ -30,11 +30,16 @@ Decoder::Decoder(const ModelFiles& files, const LoadPlan& plan, std::shared_ptr<
                 ? embedding_
                 : std::make_shared<const FrozenMatrix>(
                       store.expect("lm_head.weight", {config_.vocab, config_.width}), dtype_, plan.packed);
-    final_norm_ = load_vector(store.expect("model.norm.weight", {config_.width}));
+    const auto norm = [&](const std::string& path, int layer, int64_t width) {
+        norms_.push_back({path, layer, width});
+        info_.parameters += width;
+        return Norm{path, load_vector(store.expect(path, {width}))};
+    };
+    final_norm_ = norm("model.norm.weight", -1, config_.width);
     std::vector<float> factors;
     if (const StoredTensor* stored = store.find("rope_freqs.weight")) factors = to_float(*stored);
     rope_ = std::make_unique<Rope>(config_, factors);
-    info_.parameters = config_.vocab * config_.width * (config_.tied ? 1 : 2) + config_.width;
+    info_.parameters += config_.vocab * config_.width * (config_.tied ? 1 : 2);
     for (int64_t l = 0; l < config_.layers; ++l) load_layer(files, plan, l);
 }
 
@@ -45,6 +50,12 @@ void Decoder::load_layer(const ModelFiles& files, const LoadPlan& plan, int64_t 
                               config_.width, config_.width, config_.ffn};
     const int64_t outputs[] = {config_.q_width(), config_.kv_width(), config_.kv_width(), config_.width,
                                config_.ffn,       config_.ffn,        config_.width};
+    const auto norm = [&](const char* name, int64_t width) {
+        const std::string path = prefix + name;
+        norms_.push_back({path, static_cast<int>(index), width});
+        info_.parameters += width;
+        return Norm{path, load_vector(store.expect(path, {width}))};
+    };
     Layer layer;
     for (int place = 0; place < places; ++place) {
         const std::string path = prefix + place_paths[place];
@@ -74,17 +85,33 @@ void Decoder::load_layer(const ModelFiles& files, const LoadPlan& plan, int64_t 
         site.layer = static_cast<int>(index);
         site.d_in = inputs[place];
         site.d_out = outputs[place];
+        site.role = place == down_proj   ? Role::feed_forward_out
+                    : place >= gate_proj ? Role::feed_forward_in
+                                         : Role::attention;
         sites_.push_back(std::move(site));
     }
-    layer.input_norm = load_vector(store.expect(prefix + "input_layernorm.weight", {config_.width}));
-    layer.post_norm = load_vector(store.expect(prefix + "post_attention_layernorm.weight", {config_.width}));
-    info_.parameters += 2 * config_.width;
+    layer.input_norm = norm("input_layernorm.weight", config_.width);
+    layer.post_norm = norm("post_attention_layernorm.weight", config_.width);
     if (config_.qk_norm) {
-        layer.q_norm = load_vector(store.expect(prefix + "self_attn.q_norm.weight", {config_.head_dim}));
-        layer.k_norm = load_vector(store.expect(prefix + "self_attn.k_norm.weight", {config_.head_dim}));
-        info_.parameters += 2 * config_.head_dim;
+        layer.q_norm = norm("self_attn.q_norm.weight", config_.head_dim);
+        layer.k_norm = norm("self_attn.k_norm.weight", config_.head_dim);
     }
     layers_.push_back(std::move(layer));
+}
+
+at::Tensor Decoder::frozen(const std::string& path) const {
+    const auto copy = [](const at::Tensor& t) { return t.to(at::kFloat, false, true); };
+    for (const Site& site : sites_) {
+        if (!path.starts_with(site.path)) continue;
+        const Linear& linear = layers_[static_cast<size_t>(site.layer)].linear[site.index % places];
+        if (path == site.path + ".weight") return copy(linear.weight->dense());
+        if (path == site.path + ".bias" && linear.bias.defined()) return copy(linear.bias);
+    }
+    if (path == final_norm_.path) return copy(final_norm_.gain);
+    for (const Layer& layer : layers_)
+        for (const Norm* norm : {&layer.input_norm, &layer.post_norm, &layer.q_norm, &layer.k_norm})
+            if (path == norm->path) return copy(norm->gain);
+    return {};
 }
 
 }  // namespace polyad

@@ -3,6 +3,7 @@
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/zeros_like.h>
 
 #include <cstring>
 
@@ -29,9 +30,9 @@ class RmsNormNode final : public SavedNode {
 
   protected:
     // gradients: {of the norm} or, for add_rms_norm, {of the sum, of the norm}; inputs: x, or residual and
-    // delta.
+    // delta; then w, which is trained by few.
     List backward(List&& gradients) override {
-        at::Tensor dx;
+        at::Tensor dx, dw;
         if (gradients.size() == 2) dx = std::move(gradients[0]);
         if (gradients.back().defined()) {
             const at::Tensor dy = gradients.back().contiguous();
@@ -41,11 +42,14 @@ class RmsNormNode final : public SavedNode {
                 dx = at::empty_like(x);
             else if (dx.use_count() > 1 || dx.storage().use_count() > 1 || !dx.is_contiguous())
                 dx = dx.clone(at::MemoryFormat::Contiguous);
+            if (wants(gradients.size())) dw = at::zeros_like(w);
             kernels::ops().rms_norm_backward(float_of(x.scalar_type()), dy.data_ptr(), x.data_ptr(),
                                              w.data_ptr<float>(), rstd.data_ptr<float>(), dx.data_ptr(),
-                                             nullptr, add, x.numel() / w.numel(), w.numel());
+                                             float_or_null(dw), add, x.numel() / w.numel(), w.numel());
         }
-        return List(gradients.size(), dx);
+        List result(gradients.size(), dx);
+        result.push_back(dw);
+        return result;
     }
     void release() override { x = w = rstd = at::Tensor(); }
 };
@@ -152,8 +156,9 @@ void append(const at::Tensor& fresh, const std::vector<void*>& row, const std::v
 
 }  // namespace
 
-at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& w, double eps) {
-    const bool recorded = needs_gradient(x);
+at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& gain, double eps) {
+    const bool recorded = needs_gradient(x, gain);
+    const at::Tensor w = gain.detach();
     const at::Tensor input = x.detach().contiguous();
     at::Tensor y = at::empty_like(input);
     const int64_t n = input.numel() / w.numel();
@@ -165,14 +170,15 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& w, double eps) {
     node->x = input;
     node->w = w;
     node->rstd = rstd;
-    record(node, {x}, {y});
+    record(node, {x, gain}, {y});
     return y;
 }
 
 std::pair<at::Tensor, at::Tensor> add_rms_norm(const at::Tensor& residual, const at::Tensor& delta,
-                                               const at::Tensor& w, double eps) {
+                                               const at::Tensor& gain, double eps) {
+    const at::Tensor w = gain.detach();
     POLYAD_CHECK(delta.is_contiguous() && residual.sizes() == delta.sizes());
-    const bool recorded = needs_gradient(residual, delta);
+    const bool recorded = needs_gradient(residual, delta, gain);
     const at::Tensor old = residual.detach().contiguous();
     at::Tensor sum = delta.detach();
     at::Tensor y = at::empty_like(sum);
@@ -187,7 +193,7 @@ std::pair<at::Tensor, at::Tensor> add_rms_norm(const at::Tensor& residual, const
     node->x = sum.detach();  // without the history `record` gives to sum: a node must not own itself
     node->w = w;
     node->rstd = rstd;
-    record(node, {residual, delta}, {sum, y});
+    record(node, {residual, delta, gain}, {sum, y});
     return {sum, y};
 }
 

@@ -14,14 +14,14 @@
 
 namespace polyad {
 
-/// w * x / sqrt(mean(x^2) + eps) over the last dimension, which w [width] must divide: [N, heads * width] is
+/// gain * x / sqrt(mean(x^2) + eps) over the last dimension, which gain [width] (float32, may be trained) must divide: [N, heads * width] is
 /// normed per head. Saves x and one number per row.
-at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& w, double eps);
+at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& gain, double eps);
 
 /// {residual + delta, rms_norm of it}. `delta`'s storage becomes the sum's: the caller gives it up. Saves the
 /// sum.
 std::pair<at::Tensor, at::Tensor> add_rms_norm(const at::Tensor& residual, const at::Tensor& delta,
-                                               const at::Tensor& w, double eps);
+                                               const at::Tensor& gain, double eps);
 
 /// silu(gate) * up. Saves both.
 at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up);

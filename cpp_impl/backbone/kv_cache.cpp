@@ -2,6 +2,7 @@
 #include "backbone/kv_cache.h"
 
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 
 #include "base/error.h"
 
@@ -14,8 +15,8 @@ DecoderCache::DecoderCache(int64_t layers, int slots, int capacity, int64_t kv_w
              " and ", capacity);
     length_.assign(static_cast<size_t>(slots), 0);
     for (int64_t l = 0; l < layers; ++l) {
-        keys_.push_back(at::empty({slots, capacity, kv_width}, at::TensorOptions().dtype(dtype)));
-        values_.push_back(at::empty({slots, capacity, kv_width}, at::TensorOptions().dtype(dtype)));
+        keys_.push_back({at::empty({slots, capacity, kv_width}, at::TensorOptions().dtype(dtype))});
+        values_.push_back({at::empty_like(keys_.back()[0])});
     }
 }
 
@@ -38,10 +39,16 @@ void DecoderCache::truncate(int slot, int length) {
     now = length;
 }
 
-PastKeys DecoderCache::past(int64_t layer, const std::vector<int>& slots) const {
+PastKeys DecoderCache::past(int64_t layer, const std::vector<int>& slots, int copy) {
+    auto& keys = keys_[static_cast<size_t>(layer)];
+    auto& values = values_[static_cast<size_t>(layer)];
+    while (static_cast<int>(keys.size()) <= copy) {
+        keys.push_back(at::empty_like(keys[0]));
+        values.push_back(at::empty_like(values[0]));
+    }
     PastKeys past;
-    const at::Tensor& k = keys_[static_cast<size_t>(layer)];
-    const at::Tensor& v = values_[static_cast<size_t>(layer)];
+    const at::Tensor& k = keys[static_cast<size_t>(copy)];
+    const at::Tensor& v = values[static_cast<size_t>(copy)];
     const int64_t bytes = k.stride(0) * static_cast<int64_t>(k.element_size());
     for (const int slot : slots) {
         past.k_row.push_back(static_cast<std::byte*>(k.data_ptr()) + slot * bytes);
@@ -52,8 +59,8 @@ PastKeys DecoderCache::past(int64_t layer, const std::vector<int>& slots) const 
 }
 
 bool DecoderCache::fits(int64_t layers, int64_t kv_width, at::ScalarType dtype) const {
-    return static_cast<int64_t>(keys_.size()) == layers && keys_[0].size(2) == kv_width &&
-           keys_[0].scalar_type() == dtype;
+    return static_cast<int64_t>(keys_.size()) == layers && keys_[0][0].size(2) == kv_width &&
+           keys_[0][0].scalar_type() == dtype;
 }
 
 }  // namespace polyad

@@ -21,7 +21,8 @@ class DecoderCache final : public KvCache {
     void truncate(int slot, int length) override;
 
     /// Where this layer's past lies for each row's slot.
-    PastKeys past(int64_t layer, const std::vector<int>& slots) const;
+    /// `copy`: which of the layer's copies; memory for copies beyond the first comes with their first use.
+    PastKeys past(int64_t layer, const std::vector<int>& slots, int copy = 0);
     void grow(int slot, int tokens) { length_[static_cast<size_t>(slot)] += tokens; }
     /// True when made for a model of this shape.
     bool fits(int64_t layers, int64_t kv_width, at::ScalarType dtype) const;
@@ -31,8 +32,8 @@ class DecoderCache final : public KvCache {
 
     int capacity_;
     std::vector<int32_t> length_;
-    std::vector<at::Tensor> keys_,
-        values_;  ///< per layer, [slots, capacity, kv_width]; pages come with first use
+    /// Per layer and copy, [slots, capacity, kv_width]; pages come with first use.
+    std::vector<std::vector<at::Tensor>> keys_, values_;
 };
 
 }  // namespace polyad

@@ -22,12 +22,24 @@
 
 namespace polyad {
 
+class Backbone;
+
 enum class Mode { train, eval };
+
+/// What a router found in a row's prompt, kept while its answer is generated. One per generated row; the
+/// method fills it when the row's prompt passes and reads it in every later step.
+struct RouteMemory {
+    std::map<std::string, at::Tensor> values;  ///< by a name of the method's own, e.g. a site's path
+};
 
 /// What a router may see of one batch.
 struct RouteInput {
-    RowBegin row_begin;                  ///< [rows + 1]
-    std::vector<int32_t> prompt_length;  ///< [rows]; routers that read tokens read only these
+    RowBegin row_begin;  ///< [rows + 1]
+    /// [rows] leading tokens that belong to the prompt; routers that read tokens read only these. 0 = the row
+    /// goes on: its prompt passed in an earlier forward, and what was found there is in `memory`.
+    std::vector<int32_t> prompt_length;
+    RowBegin source_begin;               ///< [rows + 1] in an encoder-decoder, else empty; the prompt is the source
+    std::vector<RouteMemory*> memory;    ///< [rows], entries may be null; empty = a forward without a cache
     std::vector<int32_t> task_ids;       ///< [rows] index into the task table; -1 = none given
     /// Explicit skill weights per row (empty = let the router decide), each of Method::skill_count() entries.
     std::vector<std::vector<float>> weights;
@@ -68,6 +80,13 @@ class Method {
     virtual bool needs_task() const = 0;
     /// Loss terms of the last adapt() beyond cross-entropy (balance, task sparsity); undefined when none.
     virtual at::Tensor auxiliary_loss(Adaptation&) { return {}; }
+    /// True when an adaptation changes more of the backbone than at() says: its rows then run in a forward of
+    /// their own.
+    virtual bool exclusive() const { return false; }
+    /// Most positions prefix() puts before a row of `task`: room a cache must have.
+    virtual int prefix_tokens(int /*task*/) const { return 0; }
+    /// True when the router reads the row's prompt, so that a row must not be cut after it without a memory.
+    virtual bool reads_prompt() const { return !needs_task(); }
     /// Eval-mode update of `task` at `site`, when the method has an exact one (methods.md 17); else nullopt.
     virtual std::optional<CollapsedSite> collapse(const Site& site, int task) = 0;
     /// Adds a row to the task table. `start`: "fresh" (as initialised) or "uniform" (the uniform mix).
@@ -84,6 +103,11 @@ struct MethodContext {
     int tasks = 0;
     uint64_t seed = 0;
     Fill fill = Fill::initialised;
+    /// For methods that start from the backbone's own values (prompts, norms, layer copies). Null in tests
+    /// that have sites only: such methods then refuse what they cannot start.
+    const Backbone* backbone = nullptr;
+    std::vector<std::string> task_texts;  ///< [tasks] what describes each task, or empty
+    at::Tensor task_vectors;              ///< [tasks, width] computed from data beforehand, or undefined
 };
 
 /// `config` is the user's JSON: {"method": "cpoly", "rank": 8, ...}. Code::invalid_config names what is

@@ -189,6 +189,8 @@ std::shared_ptr<Skillset> Skillset::build(std::shared_ptr<const Backbone> backbo
     context.tasks = static_cast<int>(self.tasks_.size());
     context.seed = self.seed_;
     context.fill = fill;
+    context.backbone = self.backbone_.get();
+    for (const TaskEntry& task : self.tasks_) context.task_texts.push_back(task.instruction);
     self.method_ = make_method(method_config(config), context);
     if (self.tasks_.empty() && self.method_->needs_task())
         fail(Code::invalid_argument, "method '", config.at("method").get<std::string>(),

@@ -42,6 +42,13 @@ void check_route(const GenerationInput& input) {
              " tasks or give skill weights");
 }
 
+/// Places a row takes in the cache. The last token of an answer is never read, so it needs none.
+size_t tokens_needed(const GenerationInput& input) {
+    const int prefix = input.skillset ? input.skillset->method().prefix_tokens(input.task) : 0;
+    return input.prompt.size() + static_cast<size_t>(prefix) +
+           static_cast<size_t>(input.sampling.max_tokens) - 1;
+}
+
 }  // namespace
 
 const char* finish_reason_name(FinishReason reason) {
@@ -73,13 +80,12 @@ void check_input(const Backbone& backbone, const GenerationInput& input, int cap
         if (input.prompt[i] < 0 || input.prompt[i] >= vocab)
             fail(Code::invalid_argument, "prompt: tokens[", i, "] = ", input.prompt[i],
                  " is outside the vocabulary [0, ", vocab, ")");
-    // The last token of an answer is never read, so it needs no place.
-    const size_t needed = input.prompt.size() + static_cast<size_t>(input.sampling.max_tokens) - 1;
+    check_route(input);
+    const size_t needed = tokens_needed(input);
     if (needed > static_cast<size_t>(capacity))
         fail(Code::context_overflow, "a prompt of ", input.prompt.size(),
              " tokens and max_tokens = ", input.sampling.max_tokens, " do not fit into ", capacity,
              " tokens");
-    check_route(input);
 }
 
 GenerationRow::GenerationRow(const Backbone& backbone, GenerationInput what)
@@ -111,37 +117,40 @@ void GenerationBatch::remove(const GenerationRow& row) {
     free_.push_back((*at)->slot_);
     (*at)->slot_ = -1;
     rows_.erase(at);
-    adaptation_.reset();  // it refers to the row's skillset, which may go now
-    adapted_rows_.clear();
+    routings_.clear();  // they refer to the row's skillset and memory, which may go now
 }
 
 std::vector<std::shared_ptr<GenerationRow>> GenerationBatch::step() {
     std::vector<std::shared_ptr<GenerationRow>> stepped = rows_;
-    std::vector<GenerationRow*> rows;
+    std::map<const Skillset*, std::vector<GenerationRow*>> groups;
     for (const auto& row : stepped) {
         row->piece.clear();
-        rows.push_back(row.get());
+        const Skillset* skillset = row->input.skillset.get();
+        groups[skillset && skillset->method().exclusive() ? skillset : nullptr].push_back(row.get());
     }
-    if (rows.empty()) return stepped;
+    for (const auto& [owner, rows] : groups) step_group(owner, rows);
+    for (const auto& row : stepped)
+        if (row->finished()) remove(*row);
+    return stepped;
+}
+
+void GenerationBatch::step_group(const Skillset* owner, const std::vector<GenerationRow*>& rows) {
     try {
-        forward(rows);
+        forward(routings_[owner], rows);
     } catch (...) {
         // Nobody has advanced. One row may have spoiled it for all: alone, each shows whether it was the one.
         for (GenerationRow* row : rows) {
             try {
-                forward({row});
+                forward(routings_[owner], {row});
             } catch (...) {
                 row->error = std::current_exception();
                 row->reason = FinishReason::failed;
             }
         }
     }
-    for (const auto& row : stepped)
-        if (row->finished()) remove(*row);
-    return stepped;
 }
 
-void GenerationBatch::forward(const std::vector<GenerationRow*>& rows) {
+void GenerationBatch::forward(Routing& routing, const std::vector<GenerationRow*>& rows) {
     const at::NoGradGuard no_gradients;
     Batch batch;
     std::vector<RowRoute> routes;
@@ -150,8 +159,8 @@ void GenerationBatch::forward(const std::vector<GenerationRow*>& rows) {
     ForwardOptions options;
     bool decoding = true;
     batch.row_begin.push_back(0);
-    for (const GenerationRow* row : rows) {
-        RowRoute route{row->input.skillset.get(), row->input.task, row->input.weights, 0};
+    for (GenerationRow* row : rows) {
+        RowRoute route{row->input.skillset.get(), row->input.task, row->input.weights, 0, &row->memory_};
         if (row->prefilled_) {
             batch.tokens.push_back(row->tokens.back());
         } else {
@@ -167,14 +176,14 @@ void GenerationBatch::forward(const std::vector<GenerationRow*>& rows) {
         lengths.push_back(cache_->length(row->slot_));
     }
 
-    const bool reuse = decoding && adaptation_ &&
-                       std::equal(rows.begin(), rows.end(), adapted_rows_.begin(), adapted_rows_.end());
+    const bool reuse = decoding && routing.adaptation && rows.size() == routing.rows.size() &&
+                       std::equal(rows.begin(), rows.end(), routing.rows.begin());
     if (!reuse) {
-        adapted_rows_.clear();
-        adaptation_ = std::make_unique<MixedAdaptation>(routes, batch.row_begin);
-        if (decoding) adapted_rows_.assign(rows.begin(), rows.end());
+        routing.rows.clear();
+        routing.adaptation = std::make_unique<MixedAdaptation>(routes, batch);
+        if (decoding) routing.rows.assign(rows.begin(), rows.end());
     }
-    options.adaptation = adaptation_->empty() ? nullptr : adaptation_.get();
+    options.adaptation = routing.adaptation->empty() ? nullptr : routing.adaptation.get();
     options.cache = cache_.get();
 
     at::Tensor logits;
@@ -227,8 +236,7 @@ std::vector<Generated> generate(const std::shared_ptr<const Backbone>& backbone,
     size_t capacity = 1;
     for (size_t i = 0; i < inputs.size(); ++i) {
         check_input(*backbone, inputs[i], limit);
-        capacity = std::max(capacity,
-                            inputs[i].prompt.size() + static_cast<size_t>(inputs[i].sampling.max_tokens) - 1);
+        capacity = std::max(capacity, tokens_needed(inputs[i]));
     }
     const int slots = static_cast<int>(std::min<size_t>(inputs.size(), static_cast<size_t>(max_batch)));
     GenerationBatch batch(backbone, slots, static_cast<int>(capacity));

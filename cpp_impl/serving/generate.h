@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdint>
 #include <exception>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -46,6 +47,7 @@ struct GenerationRow {
     friend class GenerationBatch;
     AnswerText text_;
     Generator random_;
+    RouteMemory memory_;
     int slot_ = -1;
     bool prefilled_ = false;
 };
@@ -72,16 +74,22 @@ class GenerationBatch {
     std::vector<std::shared_ptr<GenerationRow>> step();
 
   private:
-    void forward(const std::vector<GenerationRow*>& rows);
+    /// Routing of a group's last forward; reused while the same rows decode one token each.
+    struct Routing {
+        std::unique_ptr<MixedAdaptation> adaptation;
+        std::vector<const GenerationRow*> rows;
+    };
+
+    void step_group(const Skillset* owner, const std::vector<GenerationRow*>& rows);
+    void forward(Routing& routing, const std::vector<GenerationRow*>& rows);
     void advance(GenerationRow& row, std::span<const float> logits);
 
     std::shared_ptr<const Backbone> backbone_;
     std::unique_ptr<KvCache> cache_;
     std::vector<std::shared_ptr<GenerationRow>> rows_;  ///< rows of one skillset are neighbours
     std::vector<int> free_;
-    /// Routing of the last forward; reused while the same rows decode one token each.
-    std::unique_ptr<MixedAdaptation> adaptation_;
-    std::vector<const GenerationRow*> adapted_rows_;
+    /// Rows that run together: by the exclusive skillset they alone use, or null for all others.
+    std::map<const Skillset*, Routing> routings_;
 };
 
 /// Checks ids, length and options of one input; what GenerationBatch::add refuses, refused earlier.

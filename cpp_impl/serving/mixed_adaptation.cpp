@@ -22,9 +22,12 @@ at::Tensor widen(const at::Tensor& part, int64_t all, int64_t first) {
 
 }  // namespace
 
-MixedAdaptation::MixedAdaptation(const std::vector<RowRoute>& rows, const RowBegin& row_begin)
-    : rows_(static_cast<int>(rows.size())), tokens_(row_begin.empty() ? 0 : row_begin.back()) {
-    POLYAD_CHECK(rows.size() + 1 == row_begin.size());
+MixedAdaptation::MixedAdaptation(const std::vector<RowRoute>& rows, const Batch& batch)
+    : rows_(static_cast<int>(rows.size())) {
+    POLYAD_CHECK(rows.size() + 1 == batch.row_begin.size());
+    const RowBegin* begins[2] = {&batch.row_begin, &batch.source_begin};
+    for (int stream = 0; stream < 2; ++stream)
+        total_[stream] = begins[stream]->empty() ? 0 : begins[stream]->back();
     std::vector<const Skillset*> seen;
     for (size_t begin = 0, end = 0; begin < rows.size(); begin = end) {
         const Skillset* skillset = rows[begin].skillset;
@@ -37,46 +40,93 @@ MixedAdaptation::MixedAdaptation(const std::vector<RowRoute>& rows, const RowBeg
         Part part;
         part.first_row = static_cast<int>(begin);
         part.rows = static_cast<int>(end - begin);
-        part.first_token = row_begin[begin];
-        part.tokens = row_begin[end] - row_begin[begin];
-        input.row_begin.push_back(0);
+        RowBegin* own[2] = {&input.row_begin, &input.source_begin};
+        for (int stream = 0; stream < 2; ++stream) {
+            if (begins[stream]->empty()) continue;
+            part.first[stream] = (*begins[stream])[begin];
+            part.count[stream] = (*begins[stream])[end] - part.first[stream];
+            for (size_t b = begin; b <= end; ++b)
+                own[stream]->push_back((*begins[stream])[b] - (*begins[stream])[begin]);
+        }
         bool explicit_weights = false;
         for (size_t b = begin; b < end; ++b) {
-            input.row_begin.push_back(row_begin[b + 1] - row_begin[begin]);
             input.prompt_length.push_back(rows[b].prompt_tokens);
             input.task_ids.push_back(rows[b].task);
             input.weights.push_back(rows[b].weights);
+            input.memory.push_back(rows[b].memory);
             explicit_weights |= !rows[b].weights.empty();
         }
         if (!explicit_weights) input.weights.clear();
+        POLYAD_CHECK(!skillset->method().exclusive() || part.rows == rows_);
         part.adaptation = skillset->method().adapt(input);
         parts_.push_back(std::move(part));
     }
+    if (parts_.size() == 1 && parts_[0].rows == rows_) alone_ = parts_[0].adaptation.get();
 }
 
 std::vector<LowRank> MixedAdaptation::at(const Site& site, const at::Tensor& x) {
+    if (alone_) return alone_->at(site, x);
+    const auto stream = static_cast<int>(site.stream);
     std::vector<LowRank> out;
     for (Part& part : parts_) {
-        const bool whole = part.rows == rows_;
         std::vector<LowRank> updates =
-            part.adaptation->at(site, whole ? x : x.narrow(0, part.first_token, part.tokens));
-        if (!whole) {
-            for (LowRank& update : updates) {
-                std::vector<int32_t> groups(static_cast<size_t>(rows_), -1);
-                for (int b = 0; b < part.rows; ++b)
-                    groups[static_cast<size_t>(part.first_row + b)] =
-                        update.group_of_row.empty() ? 0 : update.group_of_row[static_cast<size_t>(b)];
-                update.group_of_row = std::move(groups);
-                if (update.gate.defined())
-                    update.gate = update.gate_per_token ? widen(update.gate, tokens_, part.first_token)
-                                                        : widen(update.gate, rows_, part.first_row);
-                if (update.input.defined()) update.input = widen(update.input, tokens_, part.first_token);
-            }
+            part.adaptation->at(site, x.narrow(0, part.first[stream], part.count[stream]));
+        for (LowRank& update : updates) {
+            std::vector<int32_t> groups(static_cast<size_t>(rows_), -1);
+            for (int b = 0; b < part.rows; ++b)
+                groups[static_cast<size_t>(part.first_row + b)] =
+                    update.group_of_row.empty() ? 0 : update.group_of_row[static_cast<size_t>(b)];
+            update.group_of_row = std::move(groups);
+            if (update.gate.defined())
+                update.gate = update.gate_per_token
+                                  ? widen(update.gate, total_[stream], part.first[stream])
+                                  : widen(update.gate, rows_, part.first_row);
+            if (update.input.defined())
+                update.input = widen(update.input, total_[stream], part.first[stream]);
         }
         out.insert(out.end(), std::make_move_iterator(updates.begin()),
                    std::make_move_iterator(updates.end()));
     }
     return out;
+}
+
+void MixedAdaptation::begin(const Backbone& backbone, const Batch& batch, const ForwardOptions& options) {
+    if (alone_) alone_->begin(backbone, batch, options);
+}
+
+void MixedAdaptation::encoded(const at::Tensor& states) {
+    const auto stream = static_cast<int>(Stream::source);
+    for (Part& part : parts_)
+        part.adaptation->encoded(alone_ ? states
+                                        : states.narrow(0, part.first[stream], part.count[stream]));
+}
+
+std::vector<at::Tensor> MixedAdaptation::prefix() {
+    return alone_ ? alone_->prefix() : std::vector<at::Tensor>();
+}
+
+at::Tensor MixedAdaptation::feed_forward(int layer, const at::Tensor& u, const at::Tensor& y) {
+    return alone_ ? alone_->feed_forward(layer, u, y) : y;
+}
+
+at::Tensor MixedAdaptation::weight(const std::string& path) {
+    return alone_ ? alone_->weight(path) : at::Tensor();
+}
+
+at::Tensor MixedAdaptation::output_scale(const Site& site) {
+    return alone_ ? alone_->output_scale(site) : at::Tensor();
+}
+
+int MixedAdaptation::copies(Block block, int layer, const at::Tensor& x) {
+    return alone_ ? alone_->copies(block, layer, x) : 0;
+}
+
+void MixedAdaptation::enter(Block block, int layer, int copy) {
+    if (alone_) alone_->enter(block, layer, copy);
+}
+
+at::Tensor MixedAdaptation::join(Block block, int layer, const std::vector<at::Tensor>& outputs) {
+    return alone_ ? alone_->join(block, layer, outputs) : outputs.front();
 }
 
 }  // namespace polyad

@@ -16,17 +16,27 @@ struct RowRoute {
     int task = -1;                       ///< -1 = none
     std::vector<float> weights;          ///< explicit skill weights; empty = let the router decide
     int32_t prompt_tokens = 0;  ///< leading tokens of the row, in this batch, that belong to its prompt
+    RouteMemory* memory = nullptr;  ///< what its router keeps between the steps of its generation
 };
 
 /// Each skillset routes its own rows by its own Adaptation; here their updates are merged, foreign rows
 /// getting group -1. Rows of one skillset must be neighbours, so that their tokens are one slice of the
-/// batch. Eval mode.
+/// batch. A skillset whose method is exclusive must be the only one. Eval mode.
 class MixedAdaptation final : public Adaptation {
   public:
-    /// `rows` has one entry per row of `row_begin`. The skillsets must outlive this.
-    MixedAdaptation(const std::vector<RowRoute>& rows, const RowBegin& row_begin);
+    /// `rows` has one entry per row of the batch. Skillsets and memories must outlive this.
+    MixedAdaptation(const std::vector<RowRoute>& rows, const Batch& batch);
 
     std::vector<LowRank> at(const Site& site, const at::Tensor& x) override;
+    void begin(const Backbone& backbone, const Batch& batch, const ForwardOptions& options) override;
+    void encoded(const at::Tensor& states) override;
+    std::vector<at::Tensor> prefix() override;
+    at::Tensor feed_forward(int layer, const at::Tensor& u, const at::Tensor& y) override;
+    at::Tensor weight(const std::string& path) override;
+    at::Tensor output_scale(const Site& site) override;
+    int copies(Block block, int layer, const at::Tensor& x) override;
+    void enter(Block block, int layer, int copy) override;
+    at::Tensor join(Block block, int layer, const std::vector<at::Tensor>& outputs) override;
     /// True when no row has a skillset: the backbone may run without an adaptation.
     bool empty() const { return parts_.empty(); }
 
@@ -34,11 +44,11 @@ class MixedAdaptation final : public Adaptation {
     struct Part {
         std::unique_ptr<Adaptation> adaptation;
         int first_row = 0, rows = 0;
-        int64_t first_token = 0, tokens = 0;
+        int64_t first[2] = {0, 0}, count[2] = {0, 0};  ///< tokens, per Stream
     };
-
     int rows_ = 0;
-    int64_t tokens_ = 0;
+    int64_t total_[2] = {0, 0};  ///< tokens of the batch, per Stream
+    Adaptation* alone_ = nullptr;  ///< the one adaptation, when all rows are its own
     std::vector<Part> parts_;
 };
 

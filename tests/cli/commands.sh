@@ -59,6 +59,10 @@ expect "eval json" 0 '"overall"' "$polyad" eval --model "$model" --bundle one.po
 expect generate 0 "" "$polyad" generate --model "$model" --bundle one.polyad --task up --max-tokens 4 h
 expect "generate batch" 0 "2 rows in one batch" "$polyad" generate --model "$model" --bundle one.polyad --batch batch.jsonl --max-tokens 4
 expect "unknown task" 4 "sideways" "$polyad" generate --model "$model" --bundle one.polyad --task sideways h
+sed 's/"up"/"left"/g; s/"down"/"right"/g' tasks.jsonl >new.jsonl
+expect "few-shot" 0 "saved four.polyad" "$polyad" train --model "$model" --precision fp32 --tasks new.jsonl --init one.polyad \
+    --training '{"trainable": "router"}' --max-steps 2 --out four.polyad
+expect "new task" 0 "" "$polyad" generate --model "$model" --bundle four.polyad --task left --max-tokens 4 h
 head -c 1000 one.polyad >cut.polyad
 expect "damaged bundle" 4 "cut.polyad" "$polyad" generate --model "$model" --bundle cut.polyad --task up h
 

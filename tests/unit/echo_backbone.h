@@ -45,6 +45,8 @@ class EchoBackbone final : public Backbone {
     }
     const BackboneInfo& info() const override { return info_; }
     const std::vector<Site>& sites() const override { return sites_; }
+    const std::vector<NormSite>& norms() const override { return norms_; }
+    at::Tensor frozen(const std::string&) const override { return {}; }
     const std::shared_ptr<const Tokenizer>& tokenizer() const override { return tokenizer_; }
     at::ScalarType compute_dtype() const override { return at::kFloat; }
     at::Tensor embed(const std::vector<int32_t>& tokens) const override {
@@ -108,6 +110,7 @@ class EchoBackbone final : public Backbone {
 
     BackboneInfo info_;
     std::vector<Site> sites_;
+    std::vector<NormSite> norms_;
     std::shared_ptr<const Tokenizer> tokenizer_ = std::make_shared<ByteTokenizer>();
     std::string poison_;
 };

@@ -42,6 +42,8 @@ class StubBackbone final : public Backbone {
     }
     const BackboneInfo& info() const override { return info_; }
     const std::vector<Site>& sites() const override { return sites_; }
+    const std::vector<NormSite>& norms() const override { return norms_; }
+    at::Tensor frozen(const std::string&) const override { return {}; }
     const std::shared_ptr<const Tokenizer>& tokenizer() const override { return tokenizer_; }
     at::ScalarType compute_dtype() const override { return at::kFloat; }
     at::Tensor embed(const std::vector<int32_t>&) const override { return {}; }
@@ -53,6 +55,7 @@ class StubBackbone final : public Backbone {
   private:
     BackboneInfo info_;
     std::vector<Site> sites_;
+    std::vector<NormSite> norms_;
     std::shared_ptr<const Tokenizer> tokenizer_;
 };
 
@@ -191,6 +194,20 @@ TEST(Skillset, GrowsByATask) {
     expect_error([&] { skillset->add_task(task, "lukewarm", 9); }, {"invalid_config"});
     EXPECT_EQ(skillset->tasks().size(), 4u);
     expect_equal(*skillset, *load(skillset->save_to_memory()));
+}
+
+TEST(Skillset, GrowsByATaskAfterLoading) {
+    for (const std::string& method : method_names()) {
+        Json settings = {{"method", method}, {"seed", 5}, {"prompt", {{"style", "plain"}}}};
+        const auto loaded = load(make(settings)->save_to_memory());
+        Task task;
+        task.name = "gender";
+        EXPECT_EQ(loaded->add_task(task, "fresh", 9), 3) << method;
+        for (const Parameter& p : loaded->method().parameters())
+            for (int64_t i = 0; i < p.value.numel(); ++i)
+                ASSERT_LT(std::abs(p.value.const_data_ptr<float>()[i]), 10.0f) << method << " " << p.name;
+        expect_equal(*loaded, *load(loaded->save_to_memory()));
+    }
 }
 
 TEST(Skillset, RefusesBadConfigurations) {

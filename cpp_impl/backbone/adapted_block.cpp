@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "backbone/adapted_block.h"
+
+#include <ATen/ops/cat.h>
+#include <ATen/ops/linear.h>
+
+#include "base/error.h"
+
+namespace polyad {
+namespace {
+
+/// A trained matrix in place of the frozen one: a plain autograd linear.
+at::Tensor trained_linear(const at::Tensor& x, const at::Tensor& weight, const PlacedLinear& placed) {
+    if (weight.dim() != 2 || weight.size(0) != placed.site->d_out || weight.size(1) != placed.site->d_in)
+        fail(Code::invalid_argument, "the trained weight of ", placed.site->path, " has shape ", weight.sizes(),
+             ", not [", placed.site->d_out, ", ", placed.site->d_in, "]");
+    at::Tensor y = at::linear(x, weight.to(x.scalar_type()));
+    if (placed.linear->bias.defined()) y = y + placed.linear->bias;
+    return y;
+}
+
+}  // namespace
+
+std::vector<at::Tensor> site_linears(Adaptation* adaptation, const std::vector<PlacedLinear>& linears,
+                                     const at::Tensor& x, const RowBegin& rows,
+                                     std::function<at::Tensor()> recompute) {
+    std::vector<at::Tensor> outputs(linears.size()), scales(linears.size());
+    std::vector<LinearBranch> branches;
+    std::vector<size_t> place;
+    for (size_t i = 0; i < linears.size(); ++i) {
+        const auto& [site, linear] = linears[i];
+        LinearBranch branch{linear->weight, linear->bias, {}};
+        if (adaptation) {
+            if (const at::Tensor weight = adaptation->weight(site->path + ".weight"); weight.defined()) {
+                outputs[i] = trained_linear(x, weight, linears[i]);
+                continue;
+            }
+            branch.updates = adaptation->at(*site, x);
+            scales[i] = adaptation->output_scale(*site);
+            if (scales[i].defined()) branch.bias = at::Tensor();
+        }
+        branches.push_back(std::move(branch));
+        place.push_back(i);
+    }
+    if (branches.empty()) return outputs;
+    const std::vector<at::Tensor> made = adapted_linears(x, std::move(branches), rows, std::move(recompute));
+    for (size_t b = 0; b < made.size(); ++b) {
+        const size_t i = place[b];
+        outputs[i] = made[b];
+        if (!scales[i].defined()) continue;
+        outputs[i] = outputs[i] * scales[i].to(x.scalar_type());
+        if (linears[i].linear->bias.defined()) outputs[i] = outputs[i] + linears[i].linear->bias;
+    }
+    return outputs;
+}
+
+std::optional<Prefixed> put_prefix(Adaptation* adaptation, const at::Tensor& embeddings,
+                                   const RowBegin& row_begin) {
+    if (!adaptation) return std::nullopt;
+    const std::vector<at::Tensor> prefix = adaptation->prefix();
+    if (prefix.empty()) return std::nullopt;
+    POLYAD_CHECK(prefix.size() + 1 == row_begin.size());
+    Prefixed out;
+    std::vector<at::Tensor> parts;
+    int64_t end = 0;
+    out.row_begin.push_back(0);
+    for (size_t b = 0; b < prefix.size(); ++b) {
+        if (prefix[b].defined()) {
+            POLYAD_CHECK(prefix[b].dim() == 2 && prefix[b].size(1) == embeddings.size(1));
+            parts.push_back(prefix[b].to(embeddings.scalar_type()));
+            end += prefix[b].size(0);
+        }
+        parts.push_back(embeddings.slice(0, row_begin[b], row_begin[b + 1]));
+        for (int32_t n = row_begin[b]; n < row_begin[b + 1]; ++n) out.own.push_back(end++);
+        out.row_begin.push_back(static_cast<int32_t>(end));
+    }
+    out.embeddings = at::cat(parts, 0);
+    return out;
+}
+
+}  // namespace polyad

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+// What every family does alike with an Adaptation: linears that read one input, trained norms, prefixes.
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <vector>
+
+#include "backbone/backbone.h"
+#include "backbone/weights.h"
+
+namespace polyad {
+
+struct PlacedLinear {
+    const Site* site;
+    const Linear* linear;
+};
+
+/// The linears, which all read x, with the adaptation's updates, trained weights and output scales.
+/// `adaptation` may be null; `recompute` as in adapted_linears.
+std::vector<at::Tensor> site_linears(Adaptation* adaptation, const std::vector<PlacedLinear>& linears,
+                                     const at::Tensor& x, const RowBegin& rows,
+                                     std::function<at::Tensor()> recompute = {});
+
+/// The trained tensor at `path`, or the frozen one.
+inline at::Tensor trained_or(Adaptation* adaptation, const std::string& path, const at::Tensor& frozen) {
+    if (!adaptation) return frozen;
+    at::Tensor trained = adaptation->weight(path);
+    return trained.defined() ? trained : frozen;
+}
+
+/// A stream with the adaptation's prefix before its rows.
+struct Prefixed {
+    at::Tensor embeddings;     ///< [N + prefix positions, width]
+    RowBegin row_begin;        ///< of the longer rows
+    std::vector<int64_t> own;  ///< [N] where the stream's own positions lie
+};
+
+/// nullopt when there is none. `embeddings` [N, width] are the stream's own, rows as in `row_begin`.
+std::optional<Prefixed> put_prefix(Adaptation* adaptation, const at::Tensor& embeddings,
+                                   const RowBegin& row_begin);
+
+}  // namespace polyad
