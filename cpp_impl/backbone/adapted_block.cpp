@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "backbone/adapted_block.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/linear.h>
 
