@@ -91,6 +91,10 @@ class Method {
     virtual std::optional<CollapsedSite> collapse(const Site& site, int task) = 0;
     /// Adds a row to the task table. `start`: "fresh" (as initialised) or "uniform" (the uniform mix).
     virtual void add_task(const std::string& start, Generator& noise) = 0;
+    /// The same for a task that `text` describes; for methods whose rows start from it.
+    virtual void add_described_task(const std::string& /*text*/, const std::string& start, Generator& noise) {
+        add_task(start, noise);
+    }
     /// Eval-mode skill weights of `task`, averaged over sites and splits: [skill_count()]. For reports.
     virtual std::vector<float> task_weights(int task) = 0;
     /// Complete configuration with every default filled in; make_method(config()) gives the same method.

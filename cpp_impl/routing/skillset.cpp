@@ -326,7 +326,7 @@ int Skillset::add_task(const Task& task, const std::string& start, uint64_t seed
     TaskEntry entry = TaskEntry::from(task);
     trim(entry);
     Generator noise = named_generator(seed, task.name);
-    method_->add_task(start, noise);
+    method_->add_described_task(entry.instruction, start, noise);
     tasks_.push_back(std::move(entry));
     return static_cast<int>(tasks_.size()) - 1;
 }
