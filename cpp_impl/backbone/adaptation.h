@@ -4,6 +4,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -83,6 +85,12 @@ class Adaptation {
     /// residual stream after it; of the feed-forward, what it adds.
     virtual int copies(Block /*block*/, int /*layer*/, const at::Tensor& /*x*/) { return 0; }
     virtual void enter(Block /*block*/, int /*layer*/, int /*copy*/) {}
+    /// What of the block's input a copy is asked for, ascending: rows of the batch (layer), positions of x
+    /// (feed-forward). nullopt = everything, empty = nothing. A hint, asked before enter(): join() gets an
+    /// undefined output for nothing, and for a part either its positions alone or all of them.
+    virtual std::optional<std::vector<int64_t>> copy_part(Block /*block*/, int /*layer*/, int /*copy*/) {
+        return std::nullopt;
+    }
     virtual at::Tensor join(Block /*block*/, int /*layer*/, const std::vector<at::Tensor>& outputs) {
         return outputs.front();
     }

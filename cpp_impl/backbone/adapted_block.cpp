@@ -10,14 +10,17 @@
 namespace polyad {
 namespace {
 
-/// A trained matrix in place of the frozen one: a plain autograd linear.
-at::Tensor trained_linear(const at::Tensor& x, const at::Tensor& weight, const PlacedLinear& placed) {
+/// A trained matrix in place of the frozen one: a plain autograd linear, with a trained bias where there is
+/// one.
+at::Tensor trained_linear(Adaptation& adaptation, const at::Tensor& x, const at::Tensor& weight,
+                          const PlacedLinear& placed) {
     if (weight.dim() != 2 || weight.size(0) != placed.site->d_out || weight.size(1) != placed.site->d_in)
-        fail(Code::invalid_argument, "the trained weight of ", placed.site->path, " has shape ", weight.sizes(),
-             ", not [", placed.site->d_out, ", ", placed.site->d_in, "]");
+        fail(Code::invalid_argument, "the trained weight of ", placed.site->path, " has shape ",
+             weight.sizes(), ", not [", placed.site->d_out, ", ", placed.site->d_in, "]");
     at::Tensor y = at::linear(x, weight.to(x.scalar_type()));
-    if (placed.linear->bias.defined()) y = y + placed.linear->bias;
-    return y;
+    if (!placed.linear->bias.defined()) return y;
+    const at::Tensor bias = adaptation.weight(placed.site->path + ".bias");
+    return y + (bias.defined() ? bias.to(x.scalar_type()) : placed.linear->bias);
 }
 
 }  // namespace
@@ -33,7 +36,7 @@ std::vector<at::Tensor> site_linears(Adaptation* adaptation, const std::vector<P
         LinearBranch branch{linear->weight, linear->bias, {}};
         if (adaptation) {
             if (const at::Tensor weight = adaptation->weight(site->path + ".weight"); weight.defined()) {
-                outputs[i] = trained_linear(x, weight, linears[i]);
+                outputs[i] = trained_linear(*adaptation, x, weight, linears[i]);
                 continue;
             }
             branch.updates = adaptation->at(*site, x);

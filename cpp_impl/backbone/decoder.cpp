@@ -160,8 +160,19 @@ at::Tensor Decoder::feed_forward(const Pass& pass, int64_t layer, const at::Tens
     }
     std::vector<at::Tensor> outputs;
     for (int copy = 0; copy < copies; ++copy) {
+        const auto part = adaptation->copy_part(Block::feed_forward, l, copy);
+        if (part && part->empty()) {
+            outputs.emplace_back();
+            continue;
+        }
         adaptation->enter(Block::feed_forward, l, copy);
-        outputs.push_back(gated_ffn(pass, layer, h).first);
+        if (part) {
+            Pass some = pass;
+            some.rows = {0, static_cast<int32_t>(part->size())};
+            outputs.push_back(gated_ffn(some, layer, h.index_select(0, at::tensor(*part, at::kLong))).first);
+        } else {
+            outputs.push_back(gated_ffn(pass, layer, h).first);
+        }
     }
     return adaptation->join(Block::feed_forward, l, outputs).clone();
 }
@@ -175,16 +186,40 @@ std::pair<at::Tensor, at::Tensor> Decoder::layer_parts(const Pass& pass, int64_t
 
 at::Tensor Decoder::run_copies(Pass& pass, int64_t layer, int copies, const at::Tensor& x) const {
     const int l = static_cast<int>(layer);
+    Adaptation& adaptation = *pass.options.adaptation;
+    const auto run = [&](const Pass& some, const at::Tensor& in) {
+        const at::Tensor h =
+            rms_norm(in, some.gain(layers_[static_cast<size_t>(layer)].input_norm), config_.norm_eps);
+        const auto [sum, delta] = layer_parts(some, layer, in, h);
+        return sum + delta;
+    };
     std::vector<at::Tensor> outputs;
     for (pass.copy = 0; pass.copy < copies; ++pass.copy) {
-        pass.options.adaptation->enter(Block::layer, l, pass.copy);
-        const at::Tensor h =
-            rms_norm(x, pass.gain(layers_[static_cast<size_t>(layer)].input_norm), config_.norm_eps);
-        const auto [sum, delta] = layer_parts(pass, layer, x, h);
-        outputs.push_back(sum + delta);
+        const auto part = adaptation.copy_part(Block::layer, l, pass.copy);
+        if (part && part->empty()) {
+            outputs.emplace_back();
+            continue;
+        }
+        adaptation.enter(Block::layer, l, pass.copy);
+        if (!part) {
+            outputs.push_back(run(pass, x));
+            continue;
+        }
+        ForwardOptions options = pass.options;
+        options.slots.clear();
+        Pass some{options, {0}, nullptr, pass.cache, pass.copy};
+        std::vector<int64_t> positions;
+        for (const int64_t row : *part) {
+            const auto b = static_cast<size_t>(row);
+            for (int32_t n = pass.rows[b]; n < pass.rows[b + 1]; ++n) positions.push_back(n);
+            some.rows.push_back(static_cast<int32_t>(positions.size()));
+            if (pass.cache) options.slots.push_back(pass.options.slots[b]);
+        }
+        some.plan = plan_attention(some.rows, options);
+        outputs.push_back(run(some, x.index_select(0, at::tensor(positions, at::kLong))));
     }
     pass.copy = 0;
-    return pass.options.adaptation->join(Block::layer, l, outputs);
+    return adaptation.join(Block::layer, l, outputs);
 }
 
 at::Tensor Decoder::hidden(const Batch& batch, const ForwardOptions& options) const {

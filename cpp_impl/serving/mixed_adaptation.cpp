@@ -125,6 +125,10 @@ void MixedAdaptation::enter(Block block, int layer, int copy) {
     if (alone_) alone_->enter(block, layer, copy);
 }
 
+std::optional<std::vector<int64_t>> MixedAdaptation::copy_part(Block block, int layer, int copy) {
+    return alone_ ? alone_->copy_part(block, layer, copy) : std::nullopt;
+}
+
 at::Tensor MixedAdaptation::join(Block block, int layer, const std::vector<at::Tensor>& outputs) {
     return alone_ ? alone_->join(block, layer, outputs) : outputs.front();
 }
