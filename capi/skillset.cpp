@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 
+#include "evaluation/routing_statistics.h"
 #include "io/bundle.h"
 #include "objects.h"
 #include "routing/flat_parameters.h"
@@ -112,6 +113,21 @@ polyad_status* polyad_skillset_task_weights(const polyad_skillset* skillset, con
             object->skillset->method().task_weights(object->skillset->task_index(name));
         std::copy_n(all.begin(), std::min(capacity, all.size()), weights);
         *count = all.size();
+    });
+}
+
+polyad_status* polyad_skillset_routing(const polyad_skillset* skillset, const polyad_dataset* dataset,
+                                       const char* options_json, polyad_text** json) {
+    return guarded([&] {
+        clear_out(json, "json");
+        const auto object = get(skillset);
+        const auto data = get_optional(dataset);
+        const auto options = RoutingOptions::from_json(capi::options_json(options_json, "options"));
+        const Shared hold(object->use, "skillset");
+        object->backbone->context->compute->run([&] {
+            *json = make_text(
+                routing_statistics(*object->skillset, data ? data->dataset.get() : nullptr, options));
+        });
     });
 }
 

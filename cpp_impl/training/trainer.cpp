@@ -13,6 +13,7 @@
 
 #include "base/error.h"
 #include "base/log.h"
+#include "evaluation/routing_statistics.h"
 
 namespace polyad {
 namespace {
@@ -343,6 +344,7 @@ void Trainer::finish_if_over() {
                      {"config", config_.to_json()}};
     if (!validations_.empty()) training["best_validation_loss"] = progress_.best_validation_loss;
     skillset_->metadata()["training"] = std::move(training);
+    warn_if_routing_collapsed(*skillset_);
 }
 
 void Trainer::measure_speed(double seconds, int64_t tokens) {

@@ -121,6 +121,9 @@ int main(void) {
     polyad_text_release(text);
     WORKS(polyad_skillset_task_weights(skills, "up", weights, 16, &count));
     EXPECT(count > 2);
+    WORKS(polyad_skillset_routing(skills, NULL, "{\"groups\": 1}", &text));
+    EXPECT(strstr(polyad_text_data(text), "\"source\":\"tables\"") && strstr(polyad_text_data(text), "\"linkage\""));
+    polyad_text_release(text);
 
     WORKS(polyad_backbone_info(model, &text));
     size = (size_t)atoi(strstr(polyad_text_data(text), "\"vocab\":") + 8);

@@ -99,6 +99,11 @@ static void with_a_model(polyad_context *context, polyad_backbone *model) {
     REFUSED(polyad_skillset_save(skills, "/nosuch/folder/x.polyad"), POLYAD_IO_ERROR, "/nosuch/folder");
     REFUSED(polyad_skillset_get_parameters(skills, buffer, 4), POLYAD_INVALID_ARGUMENT, "4");
     REFUSED(polyad_skillset_task_weights(skills, "nosuch", buffer, 4, &count), POLYAD_UNKNOWN_TASK, "nosuch");
+    REFUSED(polyad_skillset_routing(NULL, NULL, NULL, &text), POLYAD_INVALID_ARGUMENT, "skillset");
+    REFUSED(polyad_skillset_routing(skills, NULL, NULL, NULL), POLYAD_INVALID_ARGUMENT, "json");
+    REFUSED(polyad_skillset_routing(skills, data, "{\"splitt\": \"test\"}", &text), POLYAD_INVALID_CONFIG, "splitt");
+    REFUSED(polyad_skillset_routing(skills, data, "{\"tasks\": [\"nosuch\"]}", &text), POLYAD_UNKNOWN_TASK, "nosuch");
+    EXPECT(text == NULL);
     REFUSED(polyad_skillset_set_metadata(skills, "licence", "{"), POLYAD_INVALID_CONFIG, "JSON");
 
     REFUSED(polyad_trainer_create(skills, data, "{\"learning_rate\": -1}", &trainer), POLYAD_INVALID_CONFIG, "learning_rate");

@@ -228,7 +228,7 @@ POLYAD_API void polyad_skillset_release(polyad_skillset *skillset);
 /* Written atomically: readers see the old file or the new one. Since 0.1. */
 POLYAD_API POLYAD_MUST_USE polyad_status *polyad_skillset_save(const polyad_skillset *skillset, const char *path);
 POLYAD_API POLYAD_MUST_USE polyad_status *polyad_skillset_save_memory(const polyad_skillset *skillset, polyad_text **bytes);
-/* JSON: config (all defaults filled in), tasks, parameters {"trainable", "stored", "active_per_task"}, metadata. Since 0.1. */
+/* JSON: config (all defaults filled in), tasks, parameters {"trainable", "stored"}, skills, sites, metadata. Since 0.1. */
 POLYAD_API POLYAD_MUST_USE polyad_status *polyad_skillset_info(const polyad_skillset *skillset, polyad_text **json);
 /* Adds `task` of `dataset` for few-shot training. start: "fresh" (as initialised) | "uniform" (the even mix). Since 0.1. */
 POLYAD_API POLYAD_MUST_USE polyad_status *polyad_skillset_add_task(polyad_skillset *skillset, const polyad_dataset *dataset,
@@ -236,6 +236,13 @@ POLYAD_API POLYAD_MUST_USE polyad_status *polyad_skillset_add_task(polyad_skills
 /* Skill weights of a task in use, averaged over sites. Writes up to `capacity`, sets *count. Errors: UNKNOWN_TASK. Since 0.1. */
 POLYAD_API POLYAD_MUST_USE polyad_status *polyad_skillset_task_weights(const polyad_skillset *skillset, const char *task, float *weights,
                                                                        size_t capacity, size_t *count);
+/* What the router has learned, as JSON: load per skill, dead skills, usage, entropy, discreteness and sparsity, overall, per layer
+ * and per group of layers; weights of every task, their distances and the average-linkage tree; parameters active in one mixture.
+ * Methods routed by task are read from their tables and `dataset` may be NULL; others run rows of it. options: {"split": "test",
+ * "max_examples_per_task": 16, "batch_size", "groups", "examples", "dead_below", "collapsed_below", "tasks"}. A collapse is also
+ * logged as a warning. Errors: INVALID_ARGUMENT (rows are needed), BAD_DATA (an empty split), UNKNOWN_TASK, INVALID_CONFIG. Since 0.1. */
+POLYAD_API POLYAD_MUST_USE polyad_status *polyad_skillset_routing(const polyad_skillset *skillset, const polyad_dataset *dataset,
+                                                                  const char *options_json, polyad_text **json);
 /* Replaces free metadata kept in the bundle under `key`; value is JSON. Since 0.1. */
 POLYAD_API POLYAD_MUST_USE polyad_status *polyad_skillset_set_metadata(polyad_skillset *skillset, const char *key, const char *value_json);
 /* All trainable parameters as one flat float32 buffer in bundle order (federated or data-parallel hosts).

@@ -144,6 +144,12 @@ class Skillset : public Handle<polyad_skillset, polyad_skillset_retain, polyad_s
         check(polyad_skillset_info(handle_, &json));
         return take(json);
     }
+    /// Routing statistics as JSON; methods that route by prompt or token need `tasks`.
+    std::string routing(const Dataset* tasks = nullptr, const std::string& options_json = {}) const {
+        polyad_text* json;
+        check(polyad_skillset_routing(handle_, tasks ? tasks->get() : nullptr, options_json.c_str(), &json));
+        return take(json);
+    }
     std::vector<float> task_weights(const std::string& task) const {
         size_t count = 0;
         check(polyad_skillset_task_weights(handle_, task.c_str(), nullptr, 0, &count));
