@@ -11,17 +11,12 @@
 
 #include "backbone/backbone.h"
 #include "backbone/fused.h"
+#include "backbone/load_plan.h"
 #include "backbone/rope.h"
 #include "backbone/weights.h"
 #include "io/model_files.h"
 
 namespace polyad {
-
-/// Options with `automatic` decided.
-struct LoadPlan {
-    at::ScalarType dtype = at::kFloat;
-    bool packed = false;
-};
 
 class Decoder final : public Backbone {
   public:

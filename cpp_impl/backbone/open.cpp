@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // From files to a backbone: options decided, tokenizer attached, family dispatched.
 #include "backbone/backbone.h"
+#include "backbone/bart.h"
 #include "backbone/decoder.h"
+#include "backbone/t5.h"
 #include "base/error.h"
 #include "io/model_files.h"
 
@@ -38,12 +40,14 @@ std::shared_ptr<const Backbone> assemble(const ModelFiles& files, const Backbone
         case Family::mistral:
             return std::make_shared<const Decoder>(files, plan, open_tokenizer(files));
         case Family::t5:
+            return std::make_shared<const T5>(files, plan, open_tokenizer(files));
         case Family::bart:
+            return std::make_shared<const Bart>(files, plan, open_tokenizer(files));
         case Family::bert:
             break;
     }
     fail(Code::unsupported, "'", files.name, "' is a ", family_name(files.config.family),
-         " model; this build runs llama, qwen2, qwen3 and mistral");
+         " model; this build runs llama, qwen2, qwen3, mistral, t5 and bart");
 }
 
 }  // namespace

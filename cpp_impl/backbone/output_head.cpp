@@ -35,16 +35,19 @@ class NllNode final : public SavedNode {
 
 }  // namespace
 
-at::Tensor head_logits(const at::Tensor& hidden, const std::shared_ptr<const FrozenMatrix>& head) {
+at::Tensor head_logits(const at::Tensor& hidden, const std::shared_ptr<const FrozenMatrix>& head,
+                       const at::Tensor& bias) {
     if (hidden.dim() != 2 || hidden.size(1) != head->columns())
         fail(Code::invalid_argument, "hidden states are [rows, ", head->columns(), "]");
     // As one more linear: ATen's own node would keep a packed head's scratch, which the next use overwrites.
     const RowBegin rows{0, static_cast<int32_t>(hidden.size(0))};
-    return adapted_linears(hidden.to(head->dtype()), {{head, {}, {}}}, rows)[0].to(at::kFloat);
+    const at::Tensor logits =
+        adapted_linears(hidden.to(head->dtype()), {{head, {}, {}}}, rows)[0].to(at::kFloat);
+    return bias.defined() ? logits.add(bias) : logits;
 }
 
 at::Tensor head_nll(const at::Tensor& hidden, const FrozenMatrix& head, const std::vector<int32_t>& targets,
-                    double label_smoothing) {
+                    double label_smoothing, const at::Tensor& bias) {
     const int64_t vocab = head.rows(), count = hidden.size(0);
     if (hidden.dim() != 2 || hidden.size(1) != head.columns() ||
         count != static_cast<int64_t>(targets.size()))
@@ -71,6 +74,7 @@ at::Tensor head_nll(const at::Tensor& hidden, const FrozenMatrix& head, const st
             at::Tensor product = at::empty({n, vocab}, input.options());
             multiply_rows(product, input.narrow(0, begin, n), weight.t(), false);
             at::Tensor logits = product.to(at::kFloat);
+            if (bias.defined()) logits.add_(bias);
             kernels::ops().cross_entropy(logits.data_ptr<float>(), targets.data() + begin,
                                          static_cast<float>(label_smoothing), nll.data_ptr<float>() + begin,
                                          recorded, n, vocab);
