@@ -33,7 +33,8 @@ Bart::Bart(const ModelFiles& files, const LoadPlan& plan, std::shared_ptr<const 
     finish_loading();
 }
 
-EncoderDecoder::Attention Bart::load_attention(const std::string& path, int layer, Stream queries, Stream keys) {
+EncoderDecoder::Attention Bart::load_attention(const std::string& path, int layer, Stream queries,
+                                               Stream keys) {
     const auto linear = [&](const char* part, Stream stream) {
         return load_linear(path + part, config_.width, config_.width, true, layer, Role::attention, stream);
     };
@@ -48,8 +49,8 @@ EncoderDecoder::Attention Bart::load_attention(const std::string& path, int laye
 
 void Bart::load_stack(Stack& stack, const std::string& name, int64_t layers, int64_t ffn) {
     const Stream own = stack.decoder ? Stream::tokens : Stream::source;
-    positions_[stack.decoder] =
-        load_matrix(name + ".embed_positions.weight", config_.context + config_.position_offset, config_.width);
+    positions_[stack.decoder] = load_matrix(name + ".embed_positions.weight",
+                                            config_.context + config_.position_offset, config_.width);
     stack.outer_norm = load_norm(name + ".layernorm_embedding", true, -1);
     for (int64_t i = 0; i < layers; ++i) {
         const std::string path = text(name, ".layers.", i, ".");
@@ -59,7 +60,8 @@ void Bart::load_stack(Stack& stack, const std::string& name, int64_t layers, int
         if (stack.decoder) layer.cross = load_attention(path + "encoder_attn", number, own, Stream::source);
         layer.ffn_in.push_back(
             load_linear(path + "fc1", ffn, config_.width, true, number, Role::feed_forward_in, own));
-        layer.ffn_out = load_linear(path + "fc2", config_.width, ffn, true, number, Role::feed_forward_out, own);
+        layer.ffn_out =
+            load_linear(path + "fc2", config_.width, ffn, true, number, Role::feed_forward_out, own);
         layer.ffn_norm = load_norm(path + "final_layer_norm", true, number);
         stack.layers.push_back(std::move(layer));
     }
@@ -68,7 +70,8 @@ void Bart::load_stack(Stack& stack, const std::string& name, int64_t layers, int
 at::Tensor Bart::normed(Adaptation* adaptation, const Norm& norm, const at::Tensor& x) const {
     const at::Tensor gain = trained_or(adaptation, norm.path + ".weight", norm.gain);
     const at::Tensor bias = trained_or(adaptation, norm.path + ".bias", norm.bias);
-    return at::layer_norm(x.to(at::kFloat), {config_.width}, gain, bias, config_.norm_eps).to(x.scalar_type());
+    return at::layer_norm(x.to(at::kFloat), {config_.width}, gain, bias, config_.norm_eps)
+        .to(x.scalar_type());
 }
 
 at::Tensor Bart::enter(const Stack& stack, Adaptation* adaptation, const at::Tensor& embeddings,
@@ -79,7 +82,8 @@ at::Tensor Bart::enter(const Stack& stack, Adaptation* adaptation, const at::Ten
     return normed(adaptation, stack.outer_norm, embeddings + positions_[stack.decoder]->gather(rows));
 }
 
-at::Tensor Bart::around(Adaptation* adaptation, const Norm& norm, const at::Tensor& x, const Part& part) const {
+at::Tensor Bart::around(Adaptation* adaptation, const Norm& norm, const at::Tensor& x,
+                        const Part& part) const {
     return normed(adaptation, norm, x + part(x));
 }
 

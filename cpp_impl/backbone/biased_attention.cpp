@@ -26,7 +26,8 @@ at::Tensor biased_attention(const at::Tensor& q, const RowBegin& row_begin, cons
         const int64_t n = row_begin[b + 1] - row_begin[b];
         if (n == 0) continue;
         const at::Tensor row = q.slice(0, row_begin[b], row_begin[b + 1]);
-        at::Tensor score = at::matmul(heads_first(row).mul(shape.scale), heads_first(keys[b].k).transpose(1, 2));
+        at::Tensor score =
+            at::matmul(heads_first(row).mul(shape.scale), heads_first(keys[b].k).transpose(1, 2));
         if (scores[b].defined()) score = score + scores[b];
         outputs.push_back(at::matmul(at::softmax(score, -1), heads_first(keys[b].v))
                               .transpose(0, 1)

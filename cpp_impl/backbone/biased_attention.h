@@ -21,9 +21,9 @@ struct AttentionShape {
     double scale = 1.0;
 };
 
-/// softmax(scale q k^T + score) v per row and head. q [N, heads * head_dim], rows as in `row_begin`; `keys` and
-/// `scores` one entry per row, those of rows without queries are not read. A score is float32 [heads or 1, n,
-/// m], undefined = 0. Result [N, heads * head_dim] in q's dtype; scores and softmax in float32.
+/// softmax(scale q k^T + score) v per row and head. q [N, heads * head_dim], rows as in `row_begin`; `keys`
+/// and `scores` one entry per row, those of rows without queries are not read. A score is float32 [heads or
+/// 1, n, m], undefined = 0. Result [N, heads * head_dim] in q's dtype; scores and softmax in float32.
 at::Tensor biased_attention(const at::Tensor& q, const RowBegin& row_begin, const std::vector<RowKeys>& keys,
                             const std::vector<at::Tensor>& scores, const AttentionShape& shape);
 

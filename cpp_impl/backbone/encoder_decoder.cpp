@@ -23,8 +23,8 @@ struct EncoderDecoder::Pass {
     const ForwardOptions& options;
     const Stack& stack;
     RowBegin rows;
-    std::vector<int32_t> past;        ///< [rows] tokens of the stack before each row's
-    std::vector<at::Tensor> scores;   ///< [rows] added in self-attention
+    std::vector<int32_t> past;       ///< [rows] tokens of the stack before each row's
+    std::vector<at::Tensor> scores;  ///< [rows] added in self-attention
     EncoderDecoderCache* cache = nullptr;
     // Decoder only: the encoder's states of the rows that brought their source.
     at::Tensor memory;
@@ -78,11 +78,12 @@ EncoderDecoderCache* EncoderDecoder::checked_cache(const Batch& batch, const For
 void EncoderDecoder::check_source(const Batch& batch, const ForwardOptions& options,
                                   const EncoderDecoderCache* cache) const {
     const auto rows = static_cast<size_t>(batch.rows());
-    if (batch.source_begin.empty() ? !batch.source.empty()
-                                   : batch.source_begin.size() != rows + 1 || batch.source_begin.front() != 0 ||
-                                         batch.source_begin.back() != static_cast<int32_t>(batch.source.size()))
-        fail(Code::invalid_argument, "source_begin does not run over the batch's ", rows, " rows from 0 to its ",
-             batch.source.size(), " source tokens");
+    if (batch.source_begin.empty()
+            ? !batch.source.empty()
+            : batch.source_begin.size() != rows + 1 || batch.source_begin.front() != 0 ||
+                  batch.source_begin.back() != static_cast<int32_t>(batch.source.size()))
+        fail(Code::invalid_argument, "source_begin does not run over the batch's ", rows,
+             " rows from 0 to its ", batch.source.size(), " source tokens");
     for (size_t b = 0; b < rows; ++b) {
         const int32_t length = batch.source_begin.empty() ? 0 : batch.source_length(static_cast<int>(b));
         if (length < 0) fail(Code::invalid_argument, "source_begin decreases at row ", b);
@@ -146,8 +147,8 @@ at::Tensor EncoderDecoder::cross_attention(const Pass& pass, int64_t layer, cons
                         kv[1].slice(0, pass.memory_rows[b], pass.memory_rows[b + 1])});
         if (pass.cache) pass.cache->set_source(layer, pass.copy, pass.options.slots[b], keys.back());
     }
-    const at::Tensor o = biased_attention(q, pass.rows, keys, std::vector<at::Tensor>(pass.row_count()),
-                                          pass.stack.shape);
+    const at::Tensor o =
+        biased_attention(q, pass.rows, keys, std::vector<at::Tensor>(pass.row_count()), pass.stack.shape);
     return linears(pass, {&attention.o}, o, pass.rows)[0];
 }
 

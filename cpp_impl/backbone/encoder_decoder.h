@@ -4,8 +4,9 @@
 // Families differ in what stands around those parts: norms, positions, the head.
 //
 // Layers and sites are counted through both stacks, the encoder's first. ForwardOptions::embeddings stand for
-// the decoder's tokens [N, width], or for source and tokens [M + N, width], source first. ForwardOptions::trace
-// receives, of each stack that runs, the input of its first layer and every layer's output.
+// the decoder's tokens [N, width], or for source and tokens [M + N, width], source first.
+// ForwardOptions::trace receives, of each stack that runs, the input of its first layer and every layer's
+// output.
 #pragma once
 
 #include <functional>
@@ -84,8 +85,8 @@ class EncoderDecoder : public Backbone {
                               const Part& part) const = 0;
     /// The stream after the last layer.
     virtual at::Tensor leave(const Stack& stack, Adaptation* adaptation, const at::Tensor& x) const = 0;
-    /// Added to self-attention's scores: float32 [heads, queries, past + queries], the first query standing at
-    /// `past`; undefined = nothing.
+    /// Added to self-attention's scores: float32 [heads, queries, past + queries], the first query standing
+    /// at `past`; undefined = nothing.
     virtual at::Tensor position_score(const Stack& /*stack*/, int64_t /*past*/, int64_t /*queries*/) const {
         return {};
     }
@@ -118,7 +119,8 @@ class EncoderDecoder : public Backbone {
                        const std::function<void(const Norm&)>& norm) const;
     EncoderDecoderCache* checked_cache(const Batch& batch, const ForwardOptions& options) const;
     /// Every row brings a source or has one in the cache; nothing is longer than model or cache hold.
-    void check_source(const Batch& batch, const ForwardOptions& options, const EncoderDecoderCache* cache) const;
+    void check_source(const Batch& batch, const ForwardOptions& options,
+                      const EncoderDecoderCache* cache) const;
     void check_lengths(const Pass& pass) const;
 
     at::Tensor run_stack(Pass& pass, at::Tensor x) const;

@@ -23,8 +23,8 @@ EncoderDecoderCache::EncoderDecoderCache(int64_t layers, int slots, int capacity
 
 EncoderDecoderCache::Copy EncoderDecoderCache::make_copy() const {
     const auto options = at::TensorOptions().dtype(dtype_);
-    return {at::empty({slots(), capacity_, kv_width_}, options), at::empty({slots(), capacity_, kv_width_}, options),
-            std::vector<RowKeys>(length_.size())};
+    return {at::empty({slots(), capacity_, kv_width_}, options),
+            at::empty({slots(), capacity_, kv_width_}, options), std::vector<RowKeys>(length_.size())};
 }
 
 void EncoderDecoderCache::check_slot(int slot) const {
@@ -50,7 +50,8 @@ void EncoderDecoderCache::truncate(int slot, int length) {
         for (Copy& copy : copies) copy.source[static_cast<size_t>(slot)] = {};
 }
 
-RowKeys EncoderDecoderCache::append(int64_t layer, int copy, int slot, const at::Tensor& k, const at::Tensor& v) {
+RowKeys EncoderDecoderCache::append(int64_t layer, int copy, int slot, const at::Tensor& k,
+                                    const at::Tensor& v) {
     auto& copies = layers_[static_cast<size_t>(layer)];
     while (static_cast<int>(copies.size()) <= copy) copies.push_back(make_copy());
     const Copy& own = copies[static_cast<size_t>(copy)];

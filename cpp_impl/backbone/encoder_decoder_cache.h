@@ -12,7 +12,8 @@
 
 namespace polyad {
 
-/// length() counts the decoder's tokens. truncate(slot, 0) forgets the source, too; any other length keeps it.
+/// length() counts the decoder's tokens. truncate(slot, 0) forgets the source, too; any other length keeps
+/// it.
 class EncoderDecoderCache final : public KvCache {
   public:
     /// `layers` of the decoder; `capacity` tokens of the decoder per slot.
@@ -23,8 +24,9 @@ class EncoderDecoderCache final : public KvCache {
     int length(int slot) const override;
     void truncate(int slot, int length) override;
 
-    /// Writes k and v [n, kv_width] behind the slot's past and returns the whole; they count as past only after
-    /// commit(). `copy`: which of the layer's copies; memory for those beyond the first comes with first use.
+    /// Writes k and v [n, kv_width] behind the slot's past and returns the whole; they count as past only
+    /// after commit(). `copy`: which of the layer's copies; memory for those beyond the first comes with
+    /// first use.
     RowKeys append(int64_t layer, int copy, int slot, const at::Tensor& k, const at::Tensor& v);
     /// Keys and values of a slot's source; they, too, count only after commit().
     void set_source(int64_t layer, int copy, int slot, const RowKeys& keys);

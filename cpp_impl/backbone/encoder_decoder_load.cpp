@@ -42,7 +42,8 @@ void EncoderDecoder::finish_loading() {
 std::shared_ptr<const FrozenMatrix> EncoderDecoder::load_matrix(const std::string& path, int64_t rows,
                                                                 int64_t columns) {
     info_.parameters += rows * columns;
-    return std::make_shared<const FrozenMatrix>(store().expect(path, {rows, columns}), dtype_, loading_->packed);
+    return std::make_shared<const FrozenMatrix>(store().expect(path, {rows, columns}), dtype_,
+                                                loading_->packed);
 }
 
 void EncoderDecoder::load_embedding(const std::string& embedding, const std::string& head) {

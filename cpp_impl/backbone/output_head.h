@@ -12,7 +12,8 @@
 
 namespace polyad {
 
-/// hidden [M, width] -> float32 [M, vocab]. Differentiable in hidden. `bias` float32 [vocab], undefined = none.
+/// hidden [M, width] -> float32 [M, vocab]. Differentiable in hidden. `bias` float32 [vocab], undefined =
+/// none.
 at::Tensor head_logits(const at::Tensor& hidden, const std::shared_ptr<const FrozenMatrix>& head,
                        const at::Tensor& bias = {});
 

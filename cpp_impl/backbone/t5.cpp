@@ -15,13 +15,13 @@
 namespace polyad {
 namespace {
 
-/// T5 has no longest input of its own: relative positions beyond the largest bucket share it. This is what the
-/// library allows a row at most.
+/// T5 has no longest input of its own: relative positions beyond the largest bucket share it. This is what
+/// the library allows a row at most.
 constexpr int64_t longest_row = 1 << 20;
 
-/// Bucket of key - query, in the float32 arithmetic of the published code, which decides at the buckets' edges.
-/// Half the buckets are for keys behind the query when it may look ahead; of what is left the first half are
-/// exact distances, the rest grow with the logarithm up to max_distance.
+/// Bucket of key - query, in the float32 arithmetic of the published code, which decides at the buckets'
+/// edges. Half the buckets are for keys behind the query when it may look ahead; of what is left the first
+/// half are exact distances, the rest grow with the logarithm up to max_distance.
 at::Tensor bucket_of(const at::Tensor& relative, bool bidirectional, int64_t buckets, int64_t max_distance) {
     at::Tensor out = at::zeros_like(relative), distance;
     if (bidirectional) {
@@ -44,15 +44,16 @@ at::Tensor bucket_of(const at::Tensor& relative, bool bidirectional, int64_t buc
 T5::T5(const ModelFiles& files, const LoadPlan& plan, std::shared_ptr<const Tokenizer> tokenizer)
     : EncoderDecoder(files, plan, std::move(tokenizer)) {
     info_.context = longest_row;
-    if (info_.decoder_start < 0) info_.decoder_start = static_cast<int32_t>(std::max<int64_t>(0, config_.pad_id));
+    if (info_.decoder_start < 0)
+        info_.decoder_start = static_cast<int32_t>(std::max<int64_t>(0, config_.pad_id));
     load_embedding("shared.weight", "lm_head.weight");
     load_stack(encoder_, "encoder", config_.layers);
     load_stack(decoder_, "decoder", config_.decoder_layers);
     finish_loading();
 }
 
-EncoderDecoder::Attention T5::load_attention(const std::string& block, const char* name, int layer, Stream queries,
-                                             Stream keys) {
+EncoderDecoder::Attention T5::load_attention(const std::string& block, const char* name, int layer,
+                                             Stream queries, Stream keys) {
     const std::string path = block + "." + name;
     const int64_t inner = config_.q_width(), width = config_.width;
     const auto linear = [&](const char* part, int64_t d_out, int64_t d_in, Stream stream) {
@@ -78,8 +79,8 @@ void T5::load_stack(Stack& stack, const std::string& name, int64_t layers) {
             layer.cross = load_attention(block + "1", "EncDecAttention", number, own, Stream::source);
         const std::string ffn = block + (stack.decoder ? "2" : "1");
         const auto in = [&](const char* part) {
-            layer.ffn_in.push_back(load_linear(ffn + ".DenseReluDense." + part, config_.ffn, config_.width, false,
-                                               number, Role::feed_forward_in, own));
+            layer.ffn_in.push_back(load_linear(ffn + ".DenseReluDense." + part, config_.ffn, config_.width,
+                                               false, number, Role::feed_forward_in, own));
         };
         if (config_.gated_ffn) {
             in("wi_0");
@@ -93,8 +94,9 @@ void T5::load_stack(Stack& stack, const std::string& name, int64_t layers) {
         stack.layers.push_back(std::move(layer));
     }
     stack.outer_norm = load_norm(name + ".final_layer_norm", false, -1);
-    const StoredTensor& stored = store().expect(name + ".block.0.layer.0.SelfAttention.relative_attention_bias.weight",
-                                                {config_.relative_buckets, config_.heads});
+    const StoredTensor& stored =
+        store().expect(name + ".block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+                       {config_.relative_buckets, config_.heads});
     bias_table_[stack.decoder] = FrozenMatrix(stored, at::kFloat, false).dense();
     info_.parameters += bias_table_[stack.decoder].numel();
 }
@@ -103,7 +105,8 @@ at::Tensor T5::normed(Adaptation* adaptation, const Norm& norm, const at::Tensor
     return rms_norm(x, trained_or(adaptation, norm.path + ".weight", norm.gain), config_.norm_eps);
 }
 
-at::Tensor T5::enter(const Stack&, Adaptation*, const at::Tensor& embeddings, const std::vector<int32_t>&) const {
+at::Tensor T5::enter(const Stack&, Adaptation*, const at::Tensor& embeddings,
+                     const std::vector<int32_t>&) const {
     return embeddings;
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// T5 v1.0 and v1.1 (arXiv:1910.10683): pre-norm, RMS norms, unscaled attention with a learned bias per bucket of
-// relative positions, ReLU or gated feed-forward, no biases.
+// T5 v1.0 and v1.1 (arXiv:1910.10683): pre-norm, RMS norms, unscaled attention with a learned bias per bucket
+// of relative positions, ReLU or gated feed-forward, no biases.
 #pragma once
 
 #include "backbone/encoder_decoder.h"
@@ -27,7 +27,8 @@ class T5 final : public EncoderDecoder {
     double head_scale() const override;
 
     void load_stack(Stack& stack, const std::string& name, int64_t layers);
-    Attention load_attention(const std::string& block, const char* name, int layer, Stream queries, Stream keys);
+    Attention load_attention(const std::string& block, const char* name, int layer, Stream queries,
+                             Stream keys);
     at::Tensor normed(Adaptation* adaptation, const Norm& norm, const at::Tensor& x) const;
 
     at::Tensor bias_table_[2];  ///< [buckets, heads] float32, of encoder and decoder

@@ -60,14 +60,17 @@ void run_files(const Arguments& arguments, const fs::path& folder, const fs::pat
     if (fs::exists(folder / "smollm2_expected.json")) return run_smollm2(*backbone, folder, report);
     const Json about = parse_json(Bytes::map_file(folder / "expected.json").text(), folder.string());
     const Safetensors expected = open_safetensors(folder / "expected.safetensors");
-    run_decoder(*backbone, expected, about, report);
+    if (backbone->info().encoder_decoder)
+        run_encoder_decoder(*backbone, expected, about, report);
+    else
+        run_decoder(*backbone, expected, about, report);
     // fixtures/peft/<base>/<method>, made over fixtures/models/<base>
     const fs::path adapters = folder.parent_path().parent_path() / "peft" / folder.filename();
     if (!fs::is_directory(adapters)) return;
     std::vector<fs::path> methods;
     for (const auto& entry : fs::directory_iterator(adapters)) methods.push_back(entry.path());
     std::sort(methods.begin(), methods.end());
-    for (const fs::path& method : methods) run_adapter(*backbone, expected, method, report);
+    for (const fs::path& method : methods) run_adapter(backbone, expected, method, report);
 }
 
 /// The model a fixture folder is about; empty when the folder is not one.

@@ -82,18 +82,26 @@ std::vector<std::vector<int32_t>> greedy(const Backbone& backbone,
                                          const std::vector<std::vector<int32_t>>& prompts, int steps,
                                          int32_t eos, int32_t pad) {
     at::NoGradGuard no_grad;
+    const bool encodes = backbone.info().encoder_decoder;
     size_t longest = 0;
-    for (const auto& prompt : prompts) longest = std::max(longest, prompt.size());
+    if (!encodes)
+        for (const auto& prompt : prompts) longest = std::max(longest, prompt.size());
     const auto cache =
         backbone.make_cache(static_cast<int>(prompts.size()), static_cast<int>(longest) + steps);
     std::vector<std::vector<int32_t>> out(prompts.size());
     std::vector<std::vector<int32_t>> next = prompts;
+    if (encodes) next.assign(prompts.size(), {backbone.info().decoder_start});
     std::vector<int> live;
     for (size_t b = 0; b < prompts.size(); ++b) live.push_back(static_cast<int>(b));
     for (int step = 0; step < steps && !live.empty(); ++step) {
         std::vector<std::vector<int32_t>> rows;
         for (const int b : live) rows.push_back(next[static_cast<size_t>(b)]);
-        const Batch batch = ragged(rows);
+        Batch batch = ragged(rows);
+        if (encodes && step == 0) {
+            const Batch sources = ragged(prompts);
+            batch.source = sources.tokens;
+            batch.source_begin = sources.row_begin;
+        }
         ForwardOptions options;
         options.cache = cache.get();
         options.slots = live;

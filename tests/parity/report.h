@@ -50,15 +50,17 @@ std::vector<int32_t> ids_of(const StoredTensor& stored);
 
 /// Rows laid end to end; no targets.
 Batch ragged(const std::vector<std::vector<int32_t>>& rows);
-/// Greedy continuation of every row, all rows in one ragged batch over a cache. A row that emits `eos` (-1:
-/// never) leaves the batch and is filled up with `pad`.
+/// Greedy continuation of every row (an encoder-decoder's answer to it), all rows in one ragged batch over a
+/// cache. A row that emits `eos` (-1: never) leaves the batch and is filled up with `pad`.
 std::vector<std::vector<int32_t>> greedy(const Backbone& backbone,
                                          const std::vector<std::vector<int32_t>>& prompts, int steps,
                                          int32_t eos, int32_t pad);
 
 void run_decoder(const Backbone& backbone, const Safetensors& expected, const Json& about, Report& report);
-void run_adapter(const Backbone& backbone, const Safetensors& inputs, const std::filesystem::path& folder,
-                 Report& report);
+void run_encoder_decoder(const Backbone& backbone, const Safetensors& expected, const Json& about,
+                         Report& report);
+void run_adapter(const std::shared_ptr<const Backbone>& backbone, const Safetensors& inputs,
+                 const std::filesystem::path& folder, Report& report);
 void run_smollm2(const Backbone& backbone, const std::filesystem::path& folder, Report& report);
 
 }  // namespace polyad::parity
