@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+package dev.polyad;
+
+/** LoRA: one low-rank adapter for all tasks (arXiv 2106.09685). */
+public final class Lora extends MethodConfig.Builder<Lora> {
+    private Lora() {
+        super("lora");
+    }
+
+    /** Options with the library's defaults. */
+    public static Lora builder() {
+        return new Lora();
+    }
+
+    /** The adapter is scaled by alpha / rank. */
+    public Lora alpha(double alpha) {
+        return set("alpha", alpha);
+    }
+
+    /** Scale alpha / sqrt(rank) instead (arXiv 2312.03732). */
+    public Lora rankStabilised(boolean on) {
+        return set("use_rslora", on);
+    }
+
+    /** Dropout before the adapter, in training. */
+    public Lora dropout(double share) {
+        return set("lora_dropout", share);
+    }
+}

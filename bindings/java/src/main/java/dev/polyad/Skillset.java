@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+package dev.polyad;
+
+import java.nio.ByteBuffer;
+import java.nio.FloatBuffer;
+import java.nio.file.Path;
+import java.util.List;
+import java.util.Objects;
+
+/**
+ * Skills, their router, the task table and the method's configuration: what is trained, saved and published. Any number of threads
+ * may read it at once; while one changes it, or a trainer steps, others get WRONG_STATE.
+ */
+public final class Skillset extends NativeObject {
+    private Skillset(long handle) {
+        super(handle, Native::polyad_skillset_release);
+    }
+
+    /**
+     * Fresh skills for a dataset's tasks.
+     *
+     * @throws PolyadException INVALID_CONFIG, with the option and what is allowed
+     */
+    public static Skillset create(Backbone model, Dataset tasks, MethodConfig method) {
+        String config = method.json().toString();
+        Objects.requireNonNull(tasks, "tasks");
+        return new Skillset(model.<Long>work(
+                m -> tasks.ask(d -> open(out -> Native.polyad_skillset_create(m, d, config, out)))));
+    }
+
+    /**
+     * Loads a bundle.
+     *
+     * @throws PolyadException BACKBONE_MISMATCH (both names), BAD_FORMAT (field and offset), UNSUPPORTED (newer version)
+     */
+    public static Skillset load(Backbone model, Path bundle) {
+        String file = bundle.toString();
+        return new Skillset(model.<Long>work(m -> open(out -> Native.polyad_skillset_load(m, file, out))));
+    }
+
+    /** Loads a bundle that lies in memory between the buffer's position and limit. */
+    public static Skillset load(Backbone model, ByteBuffer bundle) {
+        Object bytes = Data.bytes(bundle);
+        return new Skillset(model.<Long>work(m -> open(out -> Native.polyad_skillset_load_memory(m, bytes, out))));
+    }
+
+    /** What a bundle holds, without its backbone: as {@link #info()}, and backbone and tensors. */
+    public static Json inspect(Path bundle) {
+        String file = bundle.toString();
+        return Context.shared().json((c, out) -> Native.polyad_bundle_inspect(c, file, out));
+    }
+
+    /** Writes a bundle atomically: readers see the old file or the new one. */
+    public void save(Path bundle) {
+        String file = bundle.toString();
+        work(handle -> {
+            Native.polyad_skillset_save(handle, file);
+            return null;
+        });
+    }
+
+    /** The bundle's bytes. */
+    public byte[] toBytes() {
+        return Calls.blocking(() -> bytes(Native::polyad_skillset_save_memory));
+    }
+
+    /** Configuration with all defaults, tasks, parameters, metadata. */
+    public Json info() {
+        return json(Native::polyad_skillset_info);
+    }
+
+    /** The tasks' names. */
+    public List<String> tasks() {
+        return info().get("tasks").asList().stream().map(t -> t.get("name").asString()).toList();
+    }
+
+    /** How a task that is added starts. */
+    public enum Start {
+        /** As a new skillset's tasks do. */
+        FRESH,
+        /** With the even mix of the skills. */
+        UNIFORM
+    }
+
+    /** Adds a task of a dataset for few-shot training. */
+    public void addTask(Dataset dataset, String task, Start start) {
+        Objects.requireNonNull(task, "task");
+        String name = start.name().toLowerCase(java.util.Locale.ROOT);
+        work(handle -> {
+            dataset.call(d -> Native.polyad_skillset_add_task(handle, d, task, name));
+            return null;
+        });
+    }
+
+    /**
+     * The weights of the skills a task uses, averaged over sites.
+     *
+     * @throws PolyadException UNKNOWN_TASK
+     */
+    public float[] taskWeights(String task) {
+        Objects.requireNonNull(task, "task");
+        return ask(handle -> {
+            long[] count = new long[1];
+            Native.polyad_skillset_task_weights(handle, task, null, count);
+            float[] weights = new float[Math.toIntExact(count[0])];
+            Native.polyad_skillset_task_weights(handle, task, weights, count);
+            return weights;
+        });
+    }
+
+    /** Replaces free metadata that the bundle keeps under {@code key}: anything {@link Json#of} takes. */
+    public void setMetadata(String key, Object value) {
+        Objects.requireNonNull(key, "key");
+        String json = Json.of(value).toString();
+        call(handle -> Native.polyad_skillset_set_metadata(handle, key, json));
+    }
+
+    /** How many numbers are trained. */
+    public long parameterCount() {
+        return ask(handle -> {
+            long[] count = new long[1];
+            Native.polyad_skillset_parameter_count(handle, count);
+            return count[0];
+        });
+    }
+
+    /** All trainable parameters in bundle order. */
+    public float[] parameters() {
+        float[] values = new float[Math.toIntExact(parameterCount())];
+        work(handle -> {
+            Native.polyad_skillset_get_parameters(handle, values);
+            return null;
+        });
+        return values;
+    }
+
+    /**
+     * As above, into a buffer with exactly {@link #parameterCount()} remaining; a direct one in native byte order is filled in place.
+     *
+     * @throws PolyadException INVALID_ARGUMENT, with both numbers
+     */
+    public void parameters(FloatBuffer values) {
+        Data.fill(values, floats -> work(handle -> {
+            Native.polyad_skillset_get_parameters(handle, floats);
+            return null;
+        }));
+    }
+
+    /**
+     * Replaces all trainable parameters.
+     *
+     * @throws PolyadException INVALID_ARGUMENT (another count, both numbers)
+     */
+    public void setParameters(float[] values) {
+        Objects.requireNonNull(values, "values");
+        setParametersFrom(values);
+    }
+
+    /** As above, from a buffer; a direct one in native byte order is read in place. */
+    public void setParameters(FloatBuffer values) {
+        setParametersFrom(Data.floats(values));
+    }
+
+    private void setParametersFrom(Object values) {
+        work(handle -> {
+            Native.polyad_skillset_set_parameters(handle, values);
+            return null;
+        });
+    }
+}
