@@ -4,9 +4,9 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
-#include <regex>
 
 #include "base/error.h"
+#include "base/pattern.h"
 #include "io/file_json.h"
 #include "io/safetensors.h"
 
@@ -15,7 +15,7 @@ namespace {
 
 constexpr std::string_view key_prefix = "base_model.model.";
 constexpr int64_t max_rank = 1 << 16, max_tasks = 1 << 24, max_skills = 1 << 16;
-constexpr size_t max_pattern = 1024;  // std::regex recurses on its input: keep hostile patterns short
+constexpr size_t max_pattern = 1024;
 
 /// Options that change what the tensors mean and that nothing above this layer knows.
 void refuse_unsupported(const Json& json, const std::string& source) {
@@ -70,20 +70,24 @@ PeftAdapter read_config(const Json& json, const std::string& source) {
     return out;
 }
 
-/// The value of rank_pattern or alpha_pattern for a module: keys match the end of the path at a dot, as in
-/// PEFT (which also reads them as regular expressions; only plain names and paths are taken here).
+/// The value of rank_pattern or alpha_pattern for a module: the first key that matches the end of the path at
+/// a dot, as in PEFT, which reads every key as a regular expression.
 const Json* pattern_value(const Json& config, const char* key, const std::string& path,
                           const std::string& source) {
     const auto patterns = config.find(key);
     if (patterns == config.end() || patterns->is_null()) return nullptr;
     if (!patterns->is_object()) fail(Code::bad_format, source, ".", key, ": needs an object");
     for (const auto& [name, value] : patterns->items()) {
-        if (name.find_first_of("^$*+?()[]{}|\\") != std::string::npos)
-            fail(Code::unsupported, source, ".", key, ": '", name.substr(0, 80),
-                 "': only plain module names are supported");
-        if (path == name ||
-            (path.size() > name.size() && path.ends_with(name) && path[path.size() - name.size() - 1] == '.'))
+        if (name.empty() || name.size() > max_pattern)
+            fail(Code::bad_format, source, ".", key, ": a name needs 1 to ", max_pattern, " characters");
+        // A plain name needs no pattern: large adapters have one key per module.
+        if (name.find_first_of("^$*+?()[]{}|\\") == std::string::npos) {
+            if (path == name || (path.size() > name.size() && path.ends_with(name) &&
+                                 path[path.size() - name.size() - 1] == '.'))
+                return &value;
+        } else if (reading_file([&] { return Pattern("(.*\\.)?(" + name + ")$").matches(path); })) {
             return &value;
+        }
     }
     return nullptr;
 }
@@ -170,8 +174,8 @@ bool split_key(const std::string& name, bool poly, std::string& path, Part& part
 
 /// True when `name` (a module name or the end of a path; `pattern` when target_modules is one regular
 /// expression) stands for `path`.
-bool is_target(const std::string& name, const std::regex* pattern, const std::string& path) {
-    if (pattern) return std::regex_match(path, *pattern);
+bool is_target(const std::string& name, const Pattern* pattern, const std::string& path) {
+    if (pattern) return pattern->matches(path);
     return path == name ||
            (path.size() > name.size() && path.ends_with(name) && path[path.size() - name.size() - 1] == '.');
 }
@@ -239,17 +243,12 @@ void check_against_base(const PeftAdapter& adapter, const std::vector<BaseModule
     }
     if (adapter.target_modules == std::vector<std::string>{"all-linear"}) return;
     for (const std::string& name : adapter.target_modules) {
-        std::optional<std::regex> pattern;
-        try {
-            if (adapter.target_regex) pattern.emplace(name);
-        } catch (const std::regex_error& e) {
-            fail(Code::bad_format, "target_modules: '", name.substr(0, 80),
-                 "' is no regular expression: ", e.what());
-        }
+        std::optional<Pattern> pattern;
+        if (adapter.target_regex) reading_file([&] { pattern.emplace(name); });
         const auto matches = [&](const BaseModule& m) {
             return is_target(name, pattern ? &*pattern : nullptr, m.path);
         };
-        if (std::none_of(base.begin(), base.end(), matches))
+        if (reading_file([&] { return std::none_of(base.begin(), base.end(), matches); }))
             fail(Code::bad_format, "target_modules: '", name.substr(0, 80),
                  "' matches no module of the base");
     }

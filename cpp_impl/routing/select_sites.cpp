@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
-#include <regex>
 #include <set>
 
 #include "base/error.h"
+#include "base/pattern.h"
 #include "routing/method.h"
 
 namespace polyad {
 namespace {
-
-constexpr size_t longest_pattern = 1000;
 
 /// PEFT's rule: the whole path, or its last parts.
 bool names_site(const std::string& name, const std::string& path) {
@@ -29,18 +27,18 @@ bool names_site(const std::string& name, const std::string& path) {
 }
 
 std::vector<Site> by_pattern(const std::vector<Site>& all, const std::string& pattern) {
-    if (pattern.size() > longest_pattern) refuse(all, "the regular expression is too long");
+    std::vector<Site> chosen;
     try {
-        const std::regex expression(pattern, std::regex::ECMAScript);
-        std::vector<Site> chosen;
+        const Pattern expression(pattern);
         for (const Site& site : all)
-            if (std::regex_match(site.path, expression)) chosen.push_back(site);
-        if (chosen.empty())
-            refuse(all, text("'", pattern, "' matches no site as a name or as a regular expression"));
-        return chosen;
-    } catch (const std::regex_error& e) {
-        refuse(all, text("'", pattern, "' is neither a name nor a regular expression (", e.what(), ")"));
+            if (expression.matches(site.path)) chosen.push_back(site);
+    } catch (const Error& e) {
+        refuse(all, text("neither a name nor a usable regular expression (", e.what(), ")"));
     }
+    if (chosen.empty())
+        refuse(all,
+               text("'", pattern.substr(0, 80), "' matches no site as a name or as a regular expression"));
+    return chosen;
 }
 
 }  // namespace

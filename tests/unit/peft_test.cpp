@@ -78,8 +78,66 @@ TEST(Peft, PatternsChangeOneModule) {
     const PeftAdapter adapter = parse_peft(config, tensors, "test");
     EXPECT_EQ(adapter.modules[0].scale, 4.0);
     EXPECT_EQ(adapter.modules[1].scale, 4.0);
+    config["rank_pattern"] = {{"^.*\\.(q|k)_proj", 2}};
+    config["alpha_pattern"] = {{"l\\.[v]_proj", 16}};
+    EXPECT_EQ(parse_peft(config, tensors, "test").modules[1].scale, 4.0);
     config["bias"] = "all";
     EXPECT_THROW(parse_peft(config, tensors, "test"), Error);
+}
+
+/// Runs `call` and returns the message of the error it must end with.
+template <class Call>
+std::string refusal(Code code, Call call) {
+    try {
+        call();
+    } catch (const Error& e) {
+        EXPECT_EQ(e.code(), code) << e.what();
+        return e.what();
+    }
+    ADD_FAILURE() << "nothing was refused";
+    return "";
+}
+
+TEST(Peft, RefusesByName) {
+    const std::vector<float> values(64, 1.0f);
+    const auto tensor = [&](const char* name, int64_t rows, int64_t columns) {
+        return float_tensor(name, {rows, columns},
+                            std::span(values).first(static_cast<size_t>(rows * columns)));
+    };
+    const StoredTensor a = tensor("base_model.model.l.q_proj.lora_A.weight", 2, 8),
+                       b = tensor("base_model.model.l.q_proj.lora_B.weight", 8, 2);
+    const std::vector<BaseModule> base = {{"l.q_proj", 8, 8}};
+    const Json good = {{"peft_type", "LORA"}, {"r", 2}, {"target_modules", {"q_proj"}}};
+    const auto refused = [&](const char* key, const Json& value, Code code, const char* word) {
+        Json config = good;
+        config[key] = value;
+        const std::string message = refusal(code, [&] {
+            check_against_base(parse_peft(config, {a, b}, "test"), base);
+        });
+        EXPECT_NE(message.find(word), std::string::npos) << message;
+    };
+    EXPECT_NO_THROW(check_against_base(parse_peft(good, {a, b}, "test"), base));
+    refused("peft_type", "IA3", Code::unsupported, "IA3");
+    refused("r", 4, Code::bad_format, "lora_A");
+    refused("r", 0, Code::bad_format, "r");
+    refused("use_dora", true, Code::bad_format, "lora_magnitude_vector");
+    refused("target_modules", {"k_proj"}, Code::bad_format, "k_proj");
+    refused("target_modules", "(.*k_proj", Code::bad_format, "without ')'");
+    refused("target_modules", "(?<=q)x", Code::unsupported, "look-behind");
+    refused("target_modules", std::string(5000, 'q'), Code::bad_format, "characters");
+    refused("target_modules", "((.+)+)+k_proj", Code::bad_format, "matches no module");
+    refused("target_modules", "((((q{90}){90}){90}){90})", Code::bad_format, "too large");
+    refused("rank_pattern", {{"(q", 2}}, Code::bad_format, "(q");
+    EXPECT_NE(refusal(Code::bad_format, [&] { parse_peft(good, {a}, "test"); }).find("lora_B"),
+              std::string::npos);
+    EXPECT_NE(refusal(Code::bad_format, [&] { parse_peft(good, {}, "test"); }).find("no tensors"),
+              std::string::npos);
+    EXPECT_NE(refusal(Code::bad_format,
+                      [&] {
+                          check_against_base(parse_peft(good, {a, b}, "test"), {{"l.q_proj", 8, 16}});
+                      })
+                  .find("8 -> 16"),
+              std::string::npos);
 }
 
 TEST(Peft, ChecksTheBase) {
