@@ -51,4 +51,14 @@ void release(Handle* handle) {
     release_handle(HandleTraits<Handle>::kind, handle);
 }
 
+/// A skillset handle over `backbone`; `make` runs on the context's compute thread.
+template <class Make>
+polyad_skillset* make_skillset(polyad_backbone* backbone, Make make) {
+    auto parent = get(backbone);
+    auto object = std::make_shared<SkillsetObject>();
+    object->backbone = parent;
+    parent->context->compute->run([&] { object->skillset = make(parent->backbone); });
+    return wrap<polyad_skillset>(std::move(object));
+}
+
 }  // namespace polyad::capi

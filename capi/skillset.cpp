@@ -9,19 +9,6 @@
 using namespace polyad;
 using namespace polyad::capi;
 
-namespace {
-
-template <class Make>
-polyad_skillset* make_skillset(polyad_backbone* backbone, Make make) {
-    auto parent = get(backbone);
-    auto object = std::make_shared<SkillsetObject>();
-    object->backbone = parent;
-    parent->context->compute->run([&] { object->skillset = make(parent->backbone); });
-    return wrap<polyad_skillset>(std::move(object));
-}
-
-}  // namespace
-
 polyad_status* polyad_skillset_create(polyad_backbone* backbone, const polyad_dataset* dataset,
                                       const char* config_json, polyad_skillset** skillset) {
     return guarded([&] {

@@ -119,5 +119,7 @@ void add_eval(CLI::App& app, int& exit);
 void add_generate(CLI::App& app, int& exit);
 void add_inspect(CLI::App& app, int& exit);
 void add_tasks(CLI::App& app, int& exit);
+void add_import(CLI::App& app, int& exit);
+void add_export(CLI::App& app, int& exit);
 
 }  // namespace cli

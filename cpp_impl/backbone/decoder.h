@@ -22,6 +22,7 @@ class Decoder final : public Backbone {
   public:
     Decoder(const ModelFiles& files, const LoadPlan& plan, std::shared_ptr<const Tokenizer> tokenizer);
 
+    const ModelConfig& config() const { return config_; }
     const BackboneInfo& info() const override { return info_; }
     const std::vector<Site>& sites() const override { return sites_; }
     const std::vector<NormSite>& norms() const override { return norms_; }

@@ -2,6 +2,7 @@
 #include "io/model_files.h"
 
 #include "base/error.h"
+#include "io/gguf_names.h"
 #include "io/hash.h"
 #include "io/model_layout.h"
 
@@ -12,35 +13,6 @@ bool has_prefix(const std::vector<StoredTensor>& tensors, std::string_view prefi
     for (const StoredTensor& tensor : tensors)
         if (tensor.name.starts_with(prefix)) return true;
     return false;
-}
-
-/// Hugging Face name of a GGUF tensor; the name itself when it has no counterpart (rope_freqs.weight).
-std::string hugging_face_name(const std::string& name) {
-    static constexpr std::pair<std::string_view, std::string_view> outer[] = {
-        {"token_embd", "model.embed_tokens"}, {"output_norm", "model.norm"}, {"output", "lm_head"}};
-    static constexpr std::pair<std::string_view, std::string_view> inner[] = {
-        {"attn_norm", "input_layernorm"},    {"attn_q", "self_attn.q_proj"},
-        {"attn_k", "self_attn.k_proj"},      {"attn_v", "self_attn.v_proj"},
-        {"attn_output", "self_attn.o_proj"}, {"attn_q_norm", "self_attn.q_norm"},
-        {"attn_k_norm", "self_attn.k_norm"}, {"ffn_norm", "post_attention_layernorm"},
-        {"ffn_gate", "mlp.gate_proj"},       {"ffn_up", "mlp.up_proj"},
-        {"ffn_down", "mlp.down_proj"}};
-    const size_t dot = name.rfind('.');
-    if (dot == std::string::npos) return name;
-    const std::string_view stem = std::string_view(name).substr(0, dot),
-                           suffix = std::string_view(name).substr(dot);
-    for (const auto& [from, to] : outer)
-        if (stem == from) return std::string(to).append(suffix);
-    const size_t end = stem.find('.', 4);
-    if (!stem.starts_with("blk.") || end == std::string_view::npos) return name;
-    for (const auto& [from, to] : inner)
-        if (stem.substr(end + 1) == from)
-            return std::string("model.layers.")
-                .append(stem.substr(4, end - 4))
-                .append(".")
-                .append(to)
-                .append(suffix);
-    return name;
 }
 
 /// Published files of one family differ in prefixes and, for old BERTs, in the names of norm weights.

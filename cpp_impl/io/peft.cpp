@@ -16,6 +16,8 @@ namespace {
 constexpr std::string_view key_prefix = "base_model.model.";
 constexpr int64_t max_rank = 1 << 16, max_tasks = 1 << 24, max_skills = 1 << 16;
 constexpr size_t max_pattern = 1024;
+/// Task names in the safetensors metadata, which other readers pass over: a JSON list.
+constexpr const char* names_key = "polyad.tasks";
 
 /// Options that change what the tensors mean and that nothing above this layer knows.
 void refuse_unsupported(const Json& json, const std::string& source) {
@@ -227,7 +229,18 @@ PeftAdapter parse_peft(const Json& config, const std::vector<StoredTensor>& tens
 PeftAdapter open_peft(const std::filesystem::path& folder) {
     const Bytes config = Bytes::map_file(folder / "adapter_config.json");
     const Json json = parse_file_json(config.text(), config.name());
-    return parse_peft(json, open_safetensors(folder / "adapter_model.safetensors").tensors, config.name());
+    const Safetensors file = open_safetensors(folder / "adapter_model.safetensors");
+    PeftAdapter out = parse_peft(json, file.tensors, config.name());
+    if (const auto names = file.metadata.find(names_key); names != file.metadata.end() && out.tasks > 0) {
+        const Json list = reading_file([&] { return parse_json(names->second, file.source); });
+        if (!list.is_array() || list.size() != static_cast<size_t>(out.tasks))
+            fail(Code::bad_format, file.source, ": ", names_key, " does not list ", out.tasks, " names");
+        for (const Json& name : list) {
+            if (!name.is_string()) fail(Code::bad_format, file.source, ": ", names_key, " holds no name");
+            out.task_names.push_back(name.get<std::string>());
+        }
+    }
+    return out;
 }
 
 void check_against_base(const PeftAdapter& adapter, const std::vector<BaseModule>& base) {
@@ -291,8 +304,9 @@ void write_peft(const std::filesystem::path& folder, const PeftAdapter& adapter)
     }
     parse_peft(config, tensors, folder.string());  // never writes what it would not read
     std::filesystem::create_directories(folder);
-    write_file_atomically(folder / "adapter_model.safetensors",
-                          encode_safetensors(tensors, {{"format", "pt"}}));
+    std::map<std::string, std::string> metadata = {{"format", "pt"}};
+    if (!adapter.task_names.empty()) metadata[names_key] = Json(adapter.task_names).dump();
+    write_file_atomically(folder / "adapter_model.safetensors", encode_safetensors(tensors, metadata));
     write_file_atomically(folder / "adapter_config.json", config.dump(2) + "\n");
 }
 

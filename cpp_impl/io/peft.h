@@ -33,6 +33,7 @@ struct PeftAdapter {
     int64_t rank = 0;
     double alpha = 0, dropout = 0;
     int64_t tasks = 0, skills = 0, splits = 0;  ///< Poly
+    std::vector<std::string> task_names;        ///< Poly: [tasks], or empty: PEFT itself keeps none
     std::vector<std::string> target_modules;    ///< names, or one regular expression when `target_regex`
     bool target_regex = false;
     std::string base_model;

@@ -63,15 +63,31 @@ std::map<std::string, at::Tensor> values_of(const PeftAdapter& adapter) {
     return values;
 }
 
+std::vector<Task> tasks_of(const PeftAdapter& adapter, const std::vector<std::string>& given) {
+    const auto count = static_cast<size_t>(adapter.kind == PeftKind::poly ? adapter.tasks : 1);
+    const std::vector<std::string>& names = given.empty() ? adapter.task_names : given;
+    if (!names.empty() && names.size() != count)
+        fail(Code::invalid_config, "import.tasks: ", names.size(), " names, the adapter has ", count,
+             " tasks");
+    std::vector<Task> tasks(count);
+    for (size_t i = 0; i < count; ++i) tasks[i].name = names.empty() ? "task" + std::to_string(i) : names[i];
+    return tasks;
+}
+
 }  // namespace
 
-std::shared_ptr<Skillset> import_peft(std::shared_ptr<const Backbone> backbone, const PeftAdapter& adapter) {
+std::shared_ptr<Skillset> import_peft(std::shared_ptr<const Backbone> backbone, const PeftAdapter& adapter,
+                                      const Json& options) {
+    ConfigReader reader(options, "import");
+    const std::vector<Task> tasks = tasks_of(adapter, reader.strings("tasks", {}));
+    const Json prompt = reader.object("prompt");
+    reader.finish();
     std::vector<BaseModule> base;
     for (const Site& site : backbone->sites()) base.push_back({site.path, site.d_in, site.d_out});
     check_against_base(adapter, base);
-    std::vector<Task> tasks(static_cast<size_t>(adapter.kind == PeftKind::poly ? adapter.tasks : 1));
-    for (size_t i = 0; i < tasks.size(); ++i) tasks[i].name = "task" + std::to_string(i);
-    std::shared_ptr<Skillset> skillset = Skillset::create(std::move(backbone), tasks, config_of(adapter));
+    Json config = config_of(adapter);
+    config["prompt"] = prompt;
+    std::shared_ptr<Skillset> skillset = Skillset::create(std::move(backbone), tasks, config);
     const std::map<std::string, at::Tensor> values = values_of(adapter);
     at::NoGradGuard no_grad;
     for (Parameter& p : skillset->method().parameters()) {
@@ -80,6 +96,8 @@ std::shared_ptr<Skillset> import_peft(std::shared_ptr<const Backbone> backbone, 
             throw Error(Code::bad_format,
                         text("the adapter has no tensor for '", p.name, "' of shape ", p.value.sizes()),
                         p.name);
+        if (!value->second.isfinite().all().item<bool>())
+            throw Error(Code::bad_format, text("the adapter's '", p.name, "' holds NaN or infinity"), p.name);
         p.value.copy_(value->second);
     }
     skillset->method().parameters_changed();

@@ -63,6 +63,13 @@ sed 's/"up"/"left"/g; s/"down"/"right"/g' tasks.jsonl >new.jsonl
 expect "few-shot" 0 "saved four.polyad" "$polyad" train --model "$model" --precision fp32 --tasks new.jsonl --init one.polyad \
     --training '{"trainable": "router"}' --max-steps 2 --out four.polyad
 expect "new task" 0 "" "$polyad" generate --model "$model" --bundle four.polyad --task left --max-tokens 4 h
+expect "export peft" 0 "wrote lora" "$polyad" export --model "$model" --bundle one.polyad --task up --out lora
+expect "import peft" 0 "method lora" "$polyad" import --model "$model" --precision fp32 --out five.polyad --prompt plain lora
+expect "imported answers" 0 "" "$polyad" generate --model "$model" --bundle five.polyad --max-tokens 4 h
+expect "export gguf" 0 "wrote up.gguf" "$polyad" export --model "$model" --bundle one.polyad --task up --format gguf --out up.gguf
+expect "export without task" 2 "'down', 'up'" "$polyad" export --model "$model" --bundle one.polyad --out lora
+expect "export format" 2 "onnx" "$polyad" export --model "$model" --bundle one.polyad --format onnx --out lora
+expect "import nothing" 3 "adapter_config.json" "$polyad" import --model "$model" --out x.polyad .
 head -c 1000 one.polyad >cut.polyad
 expect "damaged bundle" 4 "cut.polyad" "$polyad" generate --model "$model" --bundle cut.polyad --task up h
 

@@ -258,6 +258,25 @@ POLYAD_API POLYAD_MUST_USE polyad_status *polyad_backbone_logits(const polyad_ba
 /* What a bundle holds, without its backbone. JSON as polyad_skillset_info plus backbone and tensors. Since 0.1. */
 POLYAD_API POLYAD_MUST_USE polyad_status *polyad_bundle_inspect(polyad_context *context, const char *path, polyad_text **json);
 
+/* ====== Interchange ======================================================================================================
+ * Adapters of Hugging Face PEFT in and out, and LoRA files for llama.cpp; docs/interchange.md.                             */
+
+/* A PEFT folder (adapter_config.json + adapter_model.safetensors): LoRA and rsLoRA become method "lora", Poly becomes "poly" or
+ * "mhr" with one task per row of its table. options: {"tasks": [names], "prompt": {...}}. Errors: NOT_FOUND, BAD_FORMAT (key or
+ * tensor; the shapes of another base), UNSUPPORTED (kinds of adapter, by name), INVALID_CONFIG. Since 0.1. */
+POLYAD_API POLYAD_MUST_USE polyad_status *polyad_skillset_import_peft(polyad_backbone *backbone, const char *path,
+                                                                      const char *options_json, polyad_skillset **skillset);
+/* Writes a PEFT folder. With a task: that task as plain LoRA, exactly, for every method whose mixture depends on the task alone.
+ * task NULL: the whole skillset as PEFT's own kind (method lora; poly and mhr that mix factors).
+ * options: {"base_model": what base_model_name_or_path says}. Errors: UNKNOWN_TASK, INVALID_ARGUMENT (a task is needed),
+ * UNSUPPORTED (no exact plain LoRA), NUMERIC_ERROR (NaN), IO_ERROR. Since 0.1. */
+POLYAD_API POLYAD_MUST_USE polyad_status *polyad_skillset_export_peft(const polyad_skillset *skillset, const char *task,
+                                                                      const char *path, const char *options_json);
+/* Writes one GGUF file that llama.cpp takes as --lora; task as above, NULL where the method needs none. Decoders only.
+ * options: {"name": what general.name says}. Errors: as above. Since 0.1. */
+POLYAD_API POLYAD_MUST_USE polyad_status *polyad_skillset_export_gguf(const polyad_skillset *skillset, const char *task,
+                                                                      const char *path, const char *options_json);
+
 /* ====== Trainer ==========================================================================================================
  * Intended usage: create, step until done, save the skillset. One caller at a time; cancel from any thread.               */
 

@@ -138,7 +138,21 @@ class Skillset : public Handle<polyad_skillset, polyad_skillset_retain, polyad_s
         check(polyad_skillset_load(backbone.get(), path.c_str(), &out.handle_));
         return out;
     }
+    /// A Hugging Face PEFT folder.
+    static Skillset import_peft(const Backbone& backbone, const std::string& path,
+                                const std::string& options_json = {}) {
+        Skillset out;
+        check(polyad_skillset_import_peft(backbone.get(), path.c_str(), options_json.c_str(), &out.handle_));
+        return out;
+    }
     void save(const std::string& path) const { check(polyad_skillset_save(handle_, path.c_str())); }
+    /// `task` null: the whole skillset.
+    void export_peft(const char* task, const std::string& path, const std::string& options_json = {}) const {
+        check(polyad_skillset_export_peft(handle_, task, path.c_str(), options_json.c_str()));
+    }
+    void export_gguf(const char* task, const std::string& path, const std::string& options_json = {}) const {
+        check(polyad_skillset_export_gguf(handle_, task, path.c_str(), options_json.c_str()));
+    }
     std::string info() const {
         polyad_text* json;
         check(polyad_skillset_info(handle_, &json));

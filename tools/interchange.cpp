@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <cstdio>
+
+#include "common.h"
+
+namespace cli {
+namespace {
+
+struct Import {
+    Common common;
+    std::string path, out, options, prompt;
+    std::vector<std::string> tasks;
+
+    int run() const {
+        Json settings = json_argument(options, "options");
+        if (!tasks.empty()) settings["tasks"] = tasks;
+        if (!prompt.empty()) settings["prompt"]["style"] = prompt;
+        const context_ptr context = common.open_context();
+        const backbone_ptr model = common.open_model(context.get());
+        const std::string text = settings.dump();
+        const skillset_ptr skills =
+            make<skillset_ptr>(polyad_skillset_import_peft, model.get(), path.c_str(), text.c_str());
+        check(polyad_skillset_save(skills.get(), out.c_str()));
+        const Json info = json_of(polyad_skillset_info, static_cast<const polyad_skillset*>(skills.get()));
+        if (common.json)
+            std::printf("%s\n", info.dump(2).c_str());
+        else if (!common.quiet)
+            std::printf("saved %s: method %s, %zu tasks\n", out.c_str(),
+                        info["config"]["method"].get<std::string>().c_str(), info["tasks"].size());
+        return success;
+    }
+};
+
+struct Export {
+    Common common;
+    std::string bundle, task, out, format = "peft", options;
+
+    int run() const {
+        const std::string text = json_argument(options, "options").dump();
+        const context_ptr context = common.open_context();
+        const backbone_ptr model = common.open_model(context.get());
+        const skillset_ptr skills = make<skillset_ptr>(polyad_skillset_load, model.get(), bundle.c_str());
+        const auto write = format == "gguf" ? polyad_skillset_export_gguf : polyad_skillset_export_peft;
+        check(write(skills.get(), task.empty() ? nullptr : task.c_str(), out.c_str(), text.c_str()));
+        if (common.json)
+            std::printf("%s\n", Json{{"out", out}, {"format", format}}.dump(2).c_str());
+        else if (!common.quiet)
+            std::printf("wrote %s\n", out.c_str());
+        return success;
+    }
+};
+
+}  // namespace
+
+void add_import(CLI::App& app, int& exit) {
+    auto import = std::make_shared<Import>();
+    CLI::App* sub = app.add_subcommand("import", "Make a bundle from a Hugging Face PEFT adapter");
+    import->common.add_to(*sub, true);
+    sub->add_option("path", import->path, "Folder with adapter_config.json and adapter_model.safetensors")
+        ->required();
+    sub->add_option("-o,--out", import->out, "Bundle to write")->required();
+    sub->add_option("--task-names", import->tasks, "Names of its tasks, in the order of its table");
+    sub->add_option("--prompt", import->prompt, "Prompt style: auto, chat, plain or a template");
+    sub->add_option("--options", import->options, "More options: JSON or a file with it");
+    sub->callback([import, &exit] { exit = import->run(); });
+}
+
+void add_export(CLI::App& app, int& exit) {
+    auto command = std::make_shared<Export>();
+    CLI::App* sub = app.add_subcommand(
+        "export", "Write a bundle's task as a Hugging Face PEFT folder or a LoRA file for llama.cpp");
+    command->common.add_to(*sub, true);
+    sub->add_option("-b,--bundle", command->bundle, "Bundle to read")->required();
+    sub->add_option("--task", command->task,
+                    "Task to write as plain LoRA; without it the whole skillset, where the format has it");
+    sub->add_option("--format", command->format, "peft (a folder) or gguf (a file)")
+        ->check(CLI::IsMember({"peft", "gguf"}))
+        ->capture_default_str();
+    sub->add_option("-o,--out", command->out, "Folder or file to write")->required();
+    sub->add_option("--options", command->options, "More options: JSON or a file with it");
+    sub->callback([command, &exit] { exit = command->run(); });
+}
+
+}  // namespace cli
