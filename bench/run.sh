@@ -20,18 +20,7 @@ bench=$(find build/release -type f -name train_bench -perm -u+x | head -n 1)
 
 peers() { [[ ${PEERS:-1} != 0 ]]; }
 if peers; then
-    # The pinned PyTorch wheel is for Python 3.11, Debian 12's.
-    python=$(command -v python3.11 || true)
-    [[ -n $python ]] || { echo "bench: PEFT needs python3.11; PEERS=0 runs Polyad alone" >&2; exit 1; }
-    stamp=$venv/$(cat bench/peers/requirements.txt bench/peers/cuda_stubs.py | sha256sum | cut -c1-32)
-    if [[ ! -e $stamp ]]; then
-        echo "bench: making $venv (about 1.6 GB)"
-        "$python" -m venv --clear "$venv"
-        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps \
-            --find-links .deps/wheels -r bench/peers/requirements.txt
-        "$venv/bin/python" bench/peers/cuda_stubs.py "$(echo "$venv"/lib/python3.*/site-packages)" >/dev/null
-        : >"$stamp"
-    fi
+    scripts/peft_env.sh >/dev/null || { echo "bench: PEERS=0 runs Polyad alone" >&2; exit 1; }
     if [[ ! -d .deps/peers/smollm2/bfloat16 ]]; then
         echo "bench: expanding the model for the peers"
         rm -rf .deps/peers/smollm2
