@@ -187,8 +187,19 @@ at::Tensor EncoderDecoder::feed_forward(const Pass& pass, int64_t layer, const a
     }
     std::vector<at::Tensor> outputs;
     for (int copy = 0; copy < copies; ++copy) {
+        const auto part = adaptation->copy_part(Block::feed_forward, l, copy);
+        if (part && part->empty()) {
+            outputs.emplace_back();
+            continue;
+        }
         adaptation->enter(Block::feed_forward, l, copy);
-        outputs.push_back(ffn(pass, layer, h).first);
+        if (part) {
+            Pass some = pass;
+            some.rows = {0, static_cast<int32_t>(part->size())};
+            outputs.push_back(ffn(some, layer, h.index_select(0, at::tensor(*part, at::kLong))).first);
+        } else {
+            outputs.push_back(ffn(pass, layer, h).first);
+        }
     }
     return adaptation->join(Block::feed_forward, l, outputs);
 }
@@ -203,6 +214,47 @@ at::Tensor EncoderDecoder::run_layer(const Pass& pass, int64_t layer, const at::
                      [&](const at::Tensor& h) { return cross_attention(pass, layer, h); });
     return around(adaptation, weights.ffn_norm, out,
                   [&](const at::Tensor& h) { return feed_forward(pass, layer, h); });
+}
+
+at::Tensor EncoderDecoder::run_copies(Pass& pass, int64_t layer, int copies, const at::Tensor& x) const {
+    Adaptation& adaptation = *pass.options.adaptation;
+    const int number = static_cast<int>(pass.stack.first_layer + layer);
+    std::vector<at::Tensor> outputs;
+    for (pass.copy = 0; pass.copy < copies; ++pass.copy) {
+        const auto part = adaptation.copy_part(Block::layer, number, pass.copy);
+        if (part && part->empty()) {
+            outputs.emplace_back();
+            continue;
+        }
+        adaptation.enter(Block::layer, number, pass.copy);
+        if (!part) {
+            outputs.push_back(run_layer(pass, layer, x));
+            continue;
+        }
+        ForwardOptions options = pass.options;
+        options.slots.clear();
+        Pass some{options, pass.stack, {0}, {}, {}, pass.cache, {}, {}, pass.copy};
+        std::vector<int64_t> positions, memory_positions;
+        if (pass.memory.defined()) some.memory_rows = {0};
+        for (const int64_t row : *part) {
+            const auto b = static_cast<size_t>(row);
+            for (int32_t n = pass.rows[b]; n < pass.rows[b + 1]; ++n) positions.push_back(n);
+            some.rows.push_back(static_cast<int32_t>(positions.size()));
+            some.past.push_back(pass.past[b]);
+            some.scores.push_back(pass.scores[b]);
+            if (pass.cache) options.slots.push_back(pass.options.slots[b]);
+            if (!pass.memory.defined()) continue;
+            for (int32_t n = pass.memory_rows[b]; n < pass.memory_rows[b + 1]; ++n)
+                memory_positions.push_back(n);
+            some.memory_rows.push_back(static_cast<int32_t>(memory_positions.size()));
+        }
+        if (!memory_positions.empty())
+            some.memory = pass.memory.index_select(0, at::tensor(memory_positions, at::kLong));
+        const at::Tensor in = x.index_select(0, at::tensor(positions, at::kLong));
+        outputs.push_back(positions.empty() ? in : run_layer(some, layer, in));  // rows without a source
+    }
+    pass.copy = 0;
+    return adaptation.join(Block::layer, number, outputs);
 }
 
 at::Tensor EncoderDecoder::run_stack(Pass& pass, at::Tensor x) const {
@@ -225,17 +277,7 @@ at::Tensor EncoderDecoder::run_stack(Pass& pass, at::Tensor x) const {
         const auto layer = static_cast<int64_t>(l);
         const int number = static_cast<int>(pass.stack.first_layer + layer);
         const int copies = adaptation ? adaptation->copies(Block::layer, number, x) : 0;
-        if (copies == 0) {
-            x = run_layer(pass, layer, x);
-        } else {
-            std::vector<at::Tensor> outputs;
-            for (pass.copy = 0; pass.copy < copies; ++pass.copy) {
-                adaptation->enter(Block::layer, number, pass.copy);
-                outputs.push_back(run_layer(pass, layer, x));
-            }
-            pass.copy = 0;
-            x = adaptation->join(Block::layer, number, outputs);
-        }
+        x = copies > 0 ? run_copies(pass, layer, copies, x) : run_layer(pass, layer, x);
         if (pass.options.trace) pass.options.trace->push_back(x);
     }
     return leave(pass.stack, adaptation, x);

@@ -124,6 +124,8 @@ class EncoderDecoder : public Backbone {
     void check_lengths(const Pass& pass) const;
 
     at::Tensor run_stack(Pass& pass, at::Tensor x) const;
+    /// Copies of a layer side by side on the stream x, joined.
+    at::Tensor run_copies(Pass& pass, int64_t layer, int copies, const at::Tensor& x) const;
     at::Tensor run_layer(const Pass& pass, int64_t layer, const at::Tensor& x) const;
     std::vector<at::Tensor> linears(const Pass& pass, const std::vector<const Place*>& places,
                                     const at::Tensor& x, const RowBegin& rows) const;
