@@ -12,18 +12,20 @@ namespace {
 
 class TokenAdaptation final : public Adaptation {
   public:
-    TokenAdaptation(const TokenRoutedMethod& method, TokenRoute route)
-        : method_(method), route_(std::move(route)) {}
+    TokenAdaptation(const TokenRoutedMethod& method, TokenRoute route, RowBegin source_rows)
+        : method_(method), route_(std::move(route)), rows_{route_.rows, std::move(source_rows)} {}
 
     std::vector<LowRank> at(const Site& site, const at::Tensor& x) override {
         const int position = method_.position(site);
         if (position < 0) return {};
+        route_.rows = rows_[static_cast<size_t>(site.stream)];
         return {method_.update(static_cast<size_t>(position), x, route_)};
     }
 
   private:
     const TokenRoutedMethod& method_;
     TokenRoute route_;
+    RowBegin rows_[2];  ///< per Stream
 };
 
 }  // namespace
@@ -69,7 +71,7 @@ std::unique_ptr<Adaptation> TokenRoutedMethod::adapt(const RouteInput& input) {
         route.explicit_weights = at::tensor(given, at::kFloat).view({-1, skills});
         route.has_weights = at::tensor(has, at::kLong).to(at::kBool);
     }
-    return std::make_unique<TokenAdaptation>(*this, std::move(route));
+    return std::make_unique<TokenAdaptation>(*this, std::move(route), input.source_begin);
 }
 
 std::optional<CollapsedSite> TokenRoutedMethod::collapse(const Site& site, int) {
