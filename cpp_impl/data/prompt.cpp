@@ -207,14 +207,22 @@ EncodedExample PromptEncoder::encode(const Task& task, std::string_view input,
     return out;
 }
 
-Batch pack(const std::vector<const EncodedExample*>& rows) {
+Batch pack(const std::vector<const EncodedExample*>& rows, int32_t decoder_start) {
+    const bool encodes = decoder_start >= 0;
     Batch batch;
     batch.row_begin.push_back(0);
+    if (encodes) batch.source_begin.push_back(0);
     for (const EncodedExample* row : rows) {
         POLYAD_CHECK(row && !row->prompt.empty() && !row->answer.empty());
-        batch.tokens.insert(batch.tokens.end(), row->prompt.begin(), row->prompt.end());
+        if (encodes) {
+            batch.source.insert(batch.source.end(), row->prompt.begin(), row->prompt.end());
+            batch.source_begin.push_back(static_cast<int32_t>(batch.source.size()));
+            batch.tokens.push_back(decoder_start);
+        } else {
+            batch.tokens.insert(batch.tokens.end(), row->prompt.begin(), row->prompt.end());
+            batch.targets.insert(batch.targets.end(), row->prompt.size() - 1, -1);
+        }
         batch.tokens.insert(batch.tokens.end(), row->answer.begin(), row->answer.end() - 1);
-        batch.targets.insert(batch.targets.end(), row->prompt.size() - 1, -1);
         batch.targets.insert(batch.targets.end(), row->answer.begin(), row->answer.end());
         batch.row_begin.push_back(static_cast<int32_t>(batch.tokens.size()));
         batch.prompt_length.push_back(static_cast<int32_t>(row->prompt.size()));

@@ -79,7 +79,8 @@ class PromptEncoder {
 };
 
 /// Lays rows end to end; targets are set on the positions that predict answer tokens, -1 elsewhere. A row's
-/// last answer token is only ever predicted, so it is a target but not an input.
-Batch pack(const std::vector<const EncodedExample*>& rows);
+/// last answer token is only ever predicted, so it is a target but not an input. For an encoder-decoder,
+/// `decoder_start` >= 0: prompts are the source, and the decoder reads that token and then the answer.
+Batch pack(const std::vector<const EncodedExample*>& rows, int32_t decoder_start = -1);
 
 }  // namespace polyad

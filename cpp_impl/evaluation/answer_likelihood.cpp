@@ -41,6 +41,7 @@ at::Tensor AnswerLikelihood::hidden(const Batch& batch, const std::vector<int>& 
     if (skillset_) {
         RouteInput route;
         route.row_begin = batch.row_begin;
+        route.source_begin = batch.source_begin;
         route.prompt_length = batch.prompt_length;
         route.task_ids.assign(tasks.begin(), tasks.end());
         adaptation = skillset_->method().adapt(route);
@@ -49,7 +50,7 @@ at::Tensor AnswerLikelihood::hidden(const Batch& batch, const std::vector<int>& 
     forward.adaptation = adaptation.get();
     forward.cache = cache;
     forward.slots = slots;
-    tokens_ += batch.size();
+    tokens_ += batch.size() + static_cast<int64_t>(batch.source.size());
     return backbone_.hidden(batch, forward);
 }
 
@@ -96,7 +97,7 @@ void AnswerLikelihood::score_whole_rows(const std::vector<const Question*>& ques
             chunk.push_back(&rows[i]);
             tasks.push_back(questions[of_row[i].first]->task);
         }
-        const Batch batch = pack(chunk);
+        const Batch batch = pack(chunk, backbone_.info().decoder_start);
         const at::Tensor states = hidden(batch, tasks, nullptr, {});
         std::vector<int64_t> positions;
         std::vector<int32_t> targets;
@@ -119,15 +120,23 @@ void AnswerLikelihood::score_shared_prompts(const std::vector<const Question*>& 
                                             const std::vector<std::vector<double>*>& out,
                                             const std::function<void()>& between) {
     between();
+    const bool encodes = backbone_.info().encoder_decoder;
     size_t capacity = 0, most_answers = 0;
     Batch prompts;
     prompts.row_begin.push_back(0);
+    if (encodes) prompts.source_begin.push_back(0);
     std::vector<int> tasks, slots;
     std::vector<int64_t> positions;
     std::vector<int32_t> targets;
     for (size_t q = 0; q < questions.size(); ++q) {
         const Question& question = *questions[q];
-        prompts.tokens.insert(prompts.tokens.end(), question.prompt.begin(), question.prompt.end());
+        auto& read = encodes ? prompts.source : prompts.tokens;
+        read.insert(read.end(), question.prompt.begin(), question.prompt.end());
+        if (encodes) {
+            prompts.source_begin.push_back(static_cast<int32_t>(prompts.source.size()));
+            prompts.tokens.push_back(backbone_.info().decoder_start);
+        }
+        const size_t own = encodes ? 1 : question.prompt.size();
         prompts.row_begin.push_back(static_cast<int32_t>(prompts.tokens.size()));
         prompts.prompt_length.push_back(static_cast<int32_t>(question.prompt.size()));
         tasks.push_back(question.task);
@@ -135,7 +144,7 @@ void AnswerLikelihood::score_shared_prompts(const std::vector<const Question*>& 
         most_answers = std::max(most_answers, question.answers.size());
         for (const auto& answer :
              question.answers) {  // the prompt's last token predicts every answer's first
-            capacity = std::max(capacity, question.prompt.size() + answer.size());
+            capacity = std::max(capacity, own + answer.size());
             positions.push_back(static_cast<int64_t>(prompts.tokens.size()) - 1);
             targets.push_back(answer.front());
         }
@@ -149,6 +158,8 @@ void AnswerLikelihood::score_shared_prompts(const std::vector<const Question*>& 
         for (auto* scores : out)
             for (double& score : *scores) score += first[next++];
     }
+    std::vector<int> prompt_end;
+    for (size_t q = 0; q < questions.size(); ++q) prompt_end.push_back(cache->length(static_cast<int>(q)));
     for (size_t k = 0; k < most_answers; ++k) {
         Batch batch;
         batch.row_begin.push_back(0);
@@ -175,7 +186,7 @@ void AnswerLikelihood::score_shared_prompts(const std::vector<const Question*>& 
         size_t next = 0;
         for (const size_t q : of_row) {
             for (size_t i = 0; i + 1 < questions[q]->answers[k].size(); ++i) (*out[q])[k] += rest[next++];
-            cache->truncate(static_cast<int>(q), static_cast<int>(questions[q]->prompt.size()));
+            cache->truncate(static_cast<int>(q), prompt_end[q]);
         }
     }
 }

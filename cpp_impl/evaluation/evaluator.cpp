@@ -215,7 +215,8 @@ void Evaluator::rank(const std::vector<Item>& items, const std::vector<std::vect
                 question.answers.push_back(prompts_->answer(label));
             size_t longest = 0;
             for (const auto& answer : question.answers) longest = std::max(longest, answer.size());
-            check_context(question.prompt.size() + longest);
+            check_context(backbone_->info().encoder_decoder ? std::max(question.prompt.size(), longest)
+                                                            : question.prompt.size() + longest);
         });
         questions.push_back(std::move(question));
     }
@@ -248,20 +249,23 @@ void Evaluator::check_context(size_t tokens) const {
 
 void Evaluator::generate(const std::vector<Item>& items, const std::vector<std::vector<int32_t>>& prompts,
                          std::vector<Outcome*>& out) {
-    const int64_t context = backbone_->info().context;
     std::vector<std::shared_ptr<GenerationRow>> rows;
-    int64_t capacity = 0;
+    size_t capacity = 0;
     for (size_t i = 0; i < items.size(); ++i) {
         GenerationInput input;
         input.skillset = skillset_;
         input.task = task_ids_[static_cast<size_t>(items[i].task)];
         input.prompt = prompts[i];
-        const auto length = static_cast<int64_t>(prompts[i].size());
-        named(items[i], [&] { check_context(prompts[i].size() + 1); });
-        input.sampling.max_tokens =
-            static_cast<int>(std::min<int64_t>(options_.max_tokens, context - length));
+        const int64_t room = room_for_answer(*backbone_, input);
+        named(items[i], [&] {
+            if (room < 1)
+                fail(Code::context_overflow, "a prompt of ", prompts[i].size(),
+                     " tokens leaves no room for an answer, the backbone holds ", backbone_->info().context,
+                     "; lower prompt.max_tokens");
+        });
+        input.sampling.max_tokens = static_cast<int>(std::min<int64_t>(options_.max_tokens, room));
         input.sampling.stop = options_.stop;
-        capacity = std::max(capacity, length + input.sampling.max_tokens);
+        capacity = std::max(capacity, tokens_needed(*backbone_, input));
         rows.push_back(std::make_shared<GenerationRow>(*backbone_, std::move(input)));
     }
     GenerationBatch batch(backbone_, static_cast<int>(rows.size()), static_cast<int>(capacity));

@@ -136,7 +136,7 @@ class RowRun {
     void run(RoutingSums& sums) {
         std::vector<const EncodedExample*> chunk;
         for (const EncodedExample& row : encoded_) chunk.push_back(&row);
-        const Batch batch = pack(chunk);
+        const Batch batch = pack(chunk, skillset_.backbone()->info().decoder_start);
         RouteInput route;
         RouteTrace trace;
         route.row_begin = batch.row_begin;

@@ -42,11 +42,10 @@ void check_route(const GenerationInput& input) {
              " tasks or give skill weights");
 }
 
-/// Places a row takes in the cache. The last token of an answer is never read, so it needs none.
-size_t tokens_needed(const GenerationInput& input) {
+/// The prompt and what a method puts before it.
+size_t prompt_positions(const GenerationInput& input) {
     const int prefix = input.skillset ? input.skillset->method().prefix_tokens(input.task) : 0;
-    return input.prompt.size() + static_cast<size_t>(prefix) +
-           static_cast<size_t>(input.sampling.max_tokens) - 1;
+    return input.prompt.size() + static_cast<size_t>(prefix);
 }
 
 }  // namespace
@@ -69,6 +68,18 @@ const char* finish_reason_name(FinishReason reason) {
     return "unknown";
 }
 
+size_t tokens_needed(const Backbone& backbone, const GenerationInput& input) {
+    const size_t prompt = prompt_positions(input), answer = static_cast<size_t>(input.sampling.max_tokens);
+    // The last token of an answer is never read; an encoder-decoder reads a start token before the first.
+    return backbone.info().encoder_decoder ? std::max(prompt, answer) : prompt + answer - 1;
+}
+
+int64_t room_for_answer(const Backbone& backbone, const GenerationInput& input) {
+    const int64_t context = backbone.info().context, prompt = static_cast<int64_t>(prompt_positions(input));
+    if (!backbone.info().encoder_decoder) return context - prompt;
+    return prompt <= context ? context : 0;
+}
+
 void check_input(const Backbone& backbone, const GenerationInput& input, int capacity) {
     input.sampling.check();
     if (!input.sampling.stop.empty() && !backbone.tokenizer())
@@ -81,7 +92,7 @@ void check_input(const Backbone& backbone, const GenerationInput& input, int cap
             fail(Code::invalid_argument, "prompt: tokens[", i, "] = ", input.prompt[i],
                  " is outside the vocabulary [0, ", vocab, ")");
     check_route(input);
-    const size_t needed = tokens_needed(input);
+    const size_t needed = tokens_needed(backbone, input);
     if (needed > static_cast<size_t>(capacity))
         fail(Code::context_overflow, "a prompt of ", input.prompt.size(),
              " tokens and max_tokens = ", input.sampling.max_tokens, " do not fit into ", capacity,
@@ -158,18 +169,23 @@ void GenerationBatch::forward(Routing& routing, const std::vector<GenerationRow*
     std::vector<int> lengths;
     ForwardOptions options;
     bool decoding = true;
+    const bool encodes = backbone_->info().encoder_decoder;
     batch.row_begin.push_back(0);
+    if (encodes) batch.source_begin.push_back(0);
     for (GenerationRow* row : rows) {
         RowRoute route{row->input.skillset.get(), row->input.task, row->input.weights, 0, &row->memory_};
         if (row->prefilled_) {
             batch.tokens.push_back(row->tokens.back());
         } else {
             decoding = false;
-            batch.tokens.insert(batch.tokens.end(), row->input.prompt.begin(), row->input.prompt.end());
+            auto& read = encodes ? batch.source : batch.tokens;
+            read.insert(read.end(), row->input.prompt.begin(), row->input.prompt.end());
+            if (encodes) batch.tokens.push_back(backbone_->info().decoder_start);
             route.prompt_tokens = static_cast<int32_t>(row->input.prompt.size());
         }
         batch.prompt_length.push_back(route.prompt_tokens);
         batch.row_begin.push_back(batch.size());
+        if (encodes) batch.source_begin.push_back(static_cast<int32_t>(batch.source.size()));
         last.push_back(batch.size() - 1);
         routes.push_back(std::move(route));
         options.slots.push_back(row->slot_);
@@ -236,7 +252,7 @@ std::vector<Generated> generate(const std::shared_ptr<const Backbone>& backbone,
     size_t capacity = 1;
     for (size_t i = 0; i < inputs.size(); ++i) {
         check_input(*backbone, inputs[i], limit);
-        capacity = std::max(capacity, tokens_needed(inputs[i]));
+        capacity = std::max(capacity, tokens_needed(*backbone, inputs[i]));
     }
     const int slots = static_cast<int>(std::min<size_t>(inputs.size(), static_cast<size_t>(max_batch)));
     GenerationBatch batch(backbone, slots, static_cast<int>(capacity));

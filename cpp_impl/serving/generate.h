@@ -92,6 +92,12 @@ class GenerationBatch {
     std::map<const Skillset*, Routing> routings_;
 };
 
+/// Tokens per row a GenerationBatch needs for this input: all of its prompt and answer that lie in the cache,
+/// or the longer of the two where an encoder reads the prompt.
+size_t tokens_needed(const Backbone& backbone, const GenerationInput& input);
+/// Most tokens an answer to this input's prompt can have in the backbone's context; 0 or less = none.
+int64_t room_for_answer(const Backbone& backbone, const GenerationInput& input);
+
 /// Checks ids, length and options of one input; what GenerationBatch::add refuses, refused earlier.
 void check_input(const Backbone& backbone, const GenerationInput& input, int capacity);
 

@@ -18,17 +18,24 @@ std::vector<float> last_logits(const Backbone& backbone, const Skillset* skillse
     batch.tokens = tokens;
     batch.row_begin = {0, size};
     batch.prompt_length = {size};
+    if (backbone.info().encoder_decoder) {
+        batch.source = tokens;
+        batch.source_begin = batch.row_begin;
+        batch.tokens = {backbone.info().decoder_start};
+        batch.row_begin = {0, 1};
+    }
     std::unique_ptr<Adaptation> adaptation;
     if (skillset) {
         RouteInput route;
         route.row_begin = batch.row_begin;
+        route.source_begin = batch.source_begin;
         route.prompt_length = batch.prompt_length;
         route.task_ids = {task};
         adaptation = skillset->method().adapt(route);
     }
     ForwardOptions options;
     options.adaptation = adaptation.get();
-    const at::Tensor logits = backbone.logits(backbone.hidden(batch, options).narrow(0, size - 1, 1));
+    const at::Tensor logits = backbone.logits(backbone.hidden(batch, options).narrow(0, batch.size() - 1, 1));
     const float* data = logits.const_data_ptr<float>();
     return {data, data + logits.numel()};
 }

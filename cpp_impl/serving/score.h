@@ -9,7 +9,8 @@
 
 namespace polyad {
 
-/// Logits after the last token, [vocab]. `skillset` may be null; `task` -1 = none.
+/// Logits after the last token (of an encoder-decoder: the answer's first), [vocab]. `skillset` may be null;
+/// `task` -1 = none.
 std::vector<float> last_logits(const Backbone& backbone, const Skillset* skillset, int task,
                                const std::vector<int32_t>& tokens);
 

@@ -81,10 +81,15 @@ TrainingRow EncodedData::row(Split split, int task_index, int index, int output)
     }
     TrainingRow row;
     row.example = std::move(encoded);
-    const int64_t context = skillset_.backbone()->info().context;
-    if (context > 0 && row.tokens() > context)
-        fail(Code::context_overflow, place(task, split, i), ": ", row.tokens(),
-             " tokens, but the backbone holds ", context, "; lower prompt.max_tokens");
+    const BackboneInfo& info = skillset_.backbone()->info();
+    // An encoder-decoder reads prompt and answer in stacks of their own.
+    const int64_t longest =
+        info.encoder_decoder
+            ? static_cast<int64_t>(std::max(row.example->prompt.size(), row.example->answer.size()))
+            : row.tokens();
+    if (info.context > 0 && longest > info.context)
+        fail(Code::context_overflow, place(task, split, i), ": ", longest, " tokens, but the backbone holds ",
+             info.context, "; lower prompt.max_tokens");
     row.task = skillset_task_[t];
     row.dataset_task = task_index;
     row.index = index;

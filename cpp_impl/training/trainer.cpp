@@ -74,14 +74,15 @@ struct Forward {
     std::vector<int32_t> targets;
     std::vector<int32_t> row_of_target;
 
-    Forward(const std::vector<TrainingRow>& rows, Mode mode, Generator* noise) {
+    Forward(const Backbone& backbone, const std::vector<TrainingRow>& rows, Mode mode, Generator* noise) {
         std::vector<const EncodedExample*> examples;
         for (const TrainingRow& row : rows) {
             examples.push_back(row.example.get());
             route.task_ids.push_back(row.task);
         }
-        batch = pack(examples);
+        batch = pack(examples, backbone.info().decoder_start);
         route.row_begin = batch.row_begin;
+        route.source_begin = batch.source_begin;
         route.prompt_length = batch.prompt_length;
         route.mode = mode;
         route.noise = noise;
@@ -189,7 +190,7 @@ void Trainer::refuse_number(const std::string& what, const std::vector<int>& dat
 
 double Trainer::accumulate(const Rows& rows, double answer_tokens_of_step, double share_of_step) {
     Method& method = skillset_->method();
-    const Forward forward(rows, Mode::train, &noise_);
+    const Forward forward(*skillset_->backbone(), rows, Mode::train, &noise_);
     const std::unique_ptr<Adaptation> adaptation = method.adapt(forward.route);
     const at::Tensor nll = forward.answer_nll(*skillset_->backbone(), *adaptation, config_.label_smoothing);
 
@@ -297,7 +298,7 @@ double Trainer::mean_validation_loss() {
     int64_t count = 0;
     for (const Rows& part : split(validation_rows_, 2 * config_.batch_size)) {
         check_cancelled();
-        const Forward forward(part, Mode::eval, nullptr);
+        const Forward forward(*skillset_->backbone(), part, Mode::eval, nullptr);
         const std::unique_ptr<Adaptation> adaptation = skillset_->method().adapt(forward.route);
         const at::Tensor nll = forward.answer_nll(*skillset_->backbone(), *adaptation, 0.0).contiguous();
         for (int64_t i = 0; i < nll.numel(); ++i) sum += nll.const_data_ptr<float>()[i];
