@@ -5,6 +5,7 @@
 #include "io/bundle.h"
 #include "objects.h"
 #include "routing/flat_parameters.h"
+#include "training/task_vectors.h"
 
 using namespace polyad;
 using namespace polyad::capi;
@@ -16,7 +17,7 @@ polyad_status* polyad_skillset_create(polyad_backbone* backbone, const polyad_da
         const auto data = get(dataset);
         const Json config = options_json(config_json, "config");
         *skillset = make_skillset(backbone, [&](const auto& model) {
-            return Skillset::create(model, data->dataset->tasks(), config);
+            return create_skillset(model, data->dataset->tasks(), config);
         });
     });
 }
@@ -82,8 +83,8 @@ polyad_status* polyad_skillset_add_task(polyad_skillset* skillset, const polyad_
         if (index < 0) fail(Code::unknown_task, "the dataset has no task '", name, "'");
         const Exclusive hold(object->use, "skillset");
         const uint64_t seed = object->skillset->tasks().size();
-        object->skillset->add_task(data->dataset->tasks()[index],
-                                   start ? required_string(start, "start") : "fresh", seed);
+        add_task(*object->skillset, data->dataset->tasks()[index],
+                 start ? required_string(start, "start") : "fresh", seed);
     });
 }
 

@@ -25,6 +25,9 @@ constexpr Row rows[] = {
      make_moelora},
     {"mor1e", "rank-1 experts weighted per token and by the instance's cluster scores (arXiv 2404.08985)",
      make_mor1e},
+    {"task_moe",
+     "a task's vector routes every layer over expert copies of it, or low-rank ones (arXiv 2205.12701)",
+     make_task_moe},
 };
 
 const Row& find(std::string_view name) {

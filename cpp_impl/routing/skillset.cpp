@@ -166,7 +166,8 @@ Task TaskEntry::to_task() const {
 }
 
 std::shared_ptr<Skillset> Skillset::build(std::shared_ptr<const Backbone> backbone,
-                                          std::vector<TaskEntry> tasks, const Json& config, Fill fill) {
+                                          std::vector<TaskEntry> tasks, const Json& config, Fill fill,
+                                          const at::Tensor& task_vectors) {
     const std::shared_ptr<Skillset> skillset(new Skillset());
     Skillset& self = *skillset;
     self.backbone_ = std::move(backbone);
@@ -190,6 +191,7 @@ std::shared_ptr<Skillset> Skillset::build(std::shared_ptr<const Backbone> backbo
     context.seed = self.seed_;
     context.fill = fill;
     context.backbone = self.backbone_.get();
+    context.task_vectors = task_vectors;
     for (const TaskEntry& task : self.tasks_) context.task_texts.push_back(task.instruction);
     self.method_ = make_method(method_config(config), context);
     if (self.tasks_.empty() && self.method_->needs_task())
@@ -199,10 +201,11 @@ std::shared_ptr<Skillset> Skillset::build(std::shared_ptr<const Backbone> backbo
 }
 
 std::shared_ptr<Skillset> Skillset::create(std::shared_ptr<const Backbone> backbone,
-                                           const std::vector<Task>& tasks, const Json& config) {
+                                           const std::vector<Task>& tasks, const Json& config,
+                                           const at::Tensor& task_vectors) {
     std::vector<TaskEntry> entries;
     for (const Task& task : tasks) entries.push_back(TaskEntry::from(task));
-    return build(std::move(backbone), std::move(entries), config, Fill::initialised);
+    return build(std::move(backbone), std::move(entries), config, Fill::initialised, task_vectors);
 }
 
 std::shared_ptr<Skillset> Skillset::load(std::shared_ptr<const Backbone> backbone,

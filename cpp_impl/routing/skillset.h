@@ -30,8 +30,10 @@ class Skillset {
   public:
     /// Fresh skills for the dataset's tasks. `config` = method config (routing/method.h) plus
     /// "target_modules", "seed" and "prompt" (data/prompt.h).
+    /// `task_vectors` [tasks, width]: for methods that route by them (training/task_vectors.h makes them).
     static std::shared_ptr<Skillset> create(std::shared_ptr<const Backbone> backbone,
-                                            const std::vector<Task>& tasks, const Json& config);
+                                            const std::vector<Task>& tasks, const Json& config,
+                                            const at::Tensor& task_vectors = {});
     /// Refuses a bundle made for another backbone (Code::backbone_mismatch, both names in the message).
     static std::shared_ptr<Skillset> load(std::shared_ptr<const Backbone> backbone,
                                           const std::filesystem::path& path);
@@ -61,7 +63,8 @@ class Skillset {
     Skillset() = default;
     /// Method, sites and prompts from a complete configuration; parameter values as `fill` says.
     static std::shared_ptr<Skillset> build(std::shared_ptr<const Backbone> backbone,
-                                           std::vector<TaskEntry> tasks, const Json& config, Fill fill);
+                                           std::vector<TaskEntry> tasks, const Json& config, Fill fill,
+                                           const at::Tensor& task_vectors = {});
     void check_new_name(const std::string& name) const;
     void trim(TaskEntry& entry) const;
 

@@ -41,10 +41,6 @@ double learning_rate_factor(ScheduleKind kind, int64_t step, int64_t warmup, int
     return constant_after_warmup(step, warmup);
 }
 
-double tau_at(double tau0, double rate, double tau_min, int64_t step) {
-    return std::max(tau0 * std::exp(-rate * static_cast<double>(step)), tau_min);
-}
-
 double uniform_interpolation(int64_t total, int64_t interp, int64_t step) {
     const int64_t into = interp - (total - step);
     if (into < 0 || interp == 0) return 1.0;

@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "skills/temperature.h"  // tau_at, which routers follow by themselves
+
 namespace polyad {
 
 enum class ScheduleKind { linear, cosine, constant };
@@ -16,9 +18,6 @@ double cosine_warmup_decay(int64_t step, int64_t warmup, int64_t total);
 double constant_after_warmup(int64_t step, int64_t warmup);
 /// Factor on every group's learning rate.
 double learning_rate_factor(ScheduleKind kind, int64_t step, int64_t warmup, int64_t total);
-
-/// Temperature of a relaxed router: max(tau0 exp(-rate step), tau_min).
-double tau_at(double tau0, double rate, double tau_min, int64_t step);
 
 /// Coefficient a of w <- a w + (1 - a) / S: a router slides to the uniform mix over its last `interp` steps
 /// (MHR-mu, arXiv 2211.03831).

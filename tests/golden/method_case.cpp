@@ -2,15 +2,20 @@
 // A case of one adapted linear, through Method, Adaptation and adapted_linear.
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/argmax.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/zeros_like.h>
 
+#include <set>
+
 #include "backbone/low_rank.h"
 #include "base/error.h"
 #include "golden/case.h"
+#include "golden/mlp_layer.h"
 #include "golden/options.h"
 #include "routing/method.h"
+#include "routing/route_table.h"
 
 namespace polyad::golden {
 namespace {
@@ -23,8 +28,14 @@ class Runner {
         site_.path = site_path;
         site_.d_in = c.config.at("d_in").get<int64_t>();
         site_.d_out = c.config.at("d_out").get<int64_t>();
+        if (c.config.value("expert_kind", "") == "mlp")
+            mlp_ = std::make_unique<MlpLayer>(site_path, c.config);
         MethodContext context;
         context.sites = {site_};
+        if (mlp_) {
+            context.sites = mlp_->sites();
+            context.backbone = mlp_.get();
+        }
         context.tasks = c.config.value("n_tasks", 1);
         method_ = make_method(product_config(c.method, c.config), context);
         load_parameters();
@@ -40,14 +51,26 @@ class Runner {
     }
 
   private:
-    static std::string suffix(const Parameter& p) { return p.name.substr(std::string(site_path).size() + 1); }
+    static std::string suffix(const Parameter& p) {
+        const std::string prefix = std::string(site_path) + ".";
+        return p.name.starts_with(prefix) ? p.name.substr(prefix.size()) : p.name;
+    }
+    /// The case's name for a parameter of the method, and the tensor under it; of stacked experts the one.
+    std::string case_name(const Parameter& p) const {
+        return mlp_ ? mlp_->case_name(p.name, suffix(p)) : suffix(p);
+    }
+    at::Tensor case_value(const char* kind, const Parameter& p) const {
+        const at::Tensor value = case_.find(kind + case_name(p));
+        return mlp_ && value.defined() ? mlp_->part(p.name, value) : value;
+    }
 
     void load_parameters() {
         at::NoGradGuard no_grad;
-        size_t used = 0;
+        std::set<std::string> used;
         for (Parameter& p : method_->parameters()) {
-            const at::Tensor value = case_.find("param." + suffix(p));
+            const at::Tensor value = case_value("param.", p);
             if (!value.defined()) {
+                if (suffix(p) == "router_steps") continue;  // a counter, 0 in every case
                 if (case_.expected_error.empty())
                     fail(Code::bad_format, "the case has no value for '", p.name, "'");
                 continue;
@@ -56,9 +79,9 @@ class Runner {
                 fail(Code::bad_format, "parameter '", p.name, "' has shape ", p.value.sizes(),
                      ", the case has ", value.sizes());
             p.value.copy_(value);
-            ++used;
+            used.insert(case_name(p));
         }
-        if (used != case_.names("param.").size())
+        if (used.size() != case_.names("param.").size())
             fail(Code::bad_format, "the case has parameters the method lacks");
         method_->parameters_changed();
     }
@@ -75,13 +98,14 @@ class Runner {
         input.mode = case_.train ? Mode::train : Mode::eval;
         for (const char* name : {"u", "dropout_mask"})
             if (const at::Tensor noise = case_.find(std::string("in.") + name); noise.defined())
-                recorded_[site_path][name] = noise;
+                recorded_[mlp_ ? mlp_->sites()[0].path : site_path][name] = noise;
         input.recorded = &recorded_;
         return input;
     }
 
     at::Tensor forward(const at::Tensor& flat_x, const RouteInput& input) {
         adaptation_ = method_->adapt(input);
+        if (mlp_) return mlp_->forward(*adaptation_, flat_x);
         return adapted_linear(flat_x, case_.at("in.base_weight"), case_.find("in.base_bias"), input.row_begin,
                               adaptation_->at(site_, flat_x));
     }
@@ -97,8 +121,13 @@ class Runner {
     at::Tensor output(const std::string& name) {
         if (name == "y") return y_;
         if (name == "task_delta") return task_delta();
+        if (name == "squeeze") {
+            const std::vector<Site> sites = mlp_ ? mlp_->sites() : std::vector<Site>{site_};
+            const RouteTable routes = route_table(*method_, sites, case_.config.at("n_tasks").get<int>());
+            return at::argmax(routes.logits, 1);
+        }
         if (name == "aux_loss") return method_->auxiliary_loss(*adaptation_).view({1});
-        const auto site = trace_.find(site_path);
+        const auto site = trace_.find(mlp_ ? mlp_->sites()[0].path : site_path);
         if (site == trace_.end()) return {};
         const auto tensor = site->second.find(name);
         return tensor == site->second.end() ? at::Tensor() : tensor->second;
@@ -138,23 +167,27 @@ class Runner {
         if (loss.defined() && loss.requires_grad()) loss.backward();
         for (const std::string& name : case_.grad_inputs) {
             if (name != "x") return "gradient of input '" + name + "' is not offered";
-            if (std::string problem = compare_gradient("x", x_); !problem.empty()) return problem;
+            if (std::string problem = compare_gradient("x", x_, case_.at("grad.x")); !problem.empty())
+                return problem;
         }
-        size_t trainable = 0;
+        std::set<std::string> trainable;
         for (const Parameter& p : method_->parameters()) {
-            const bool wanted = case_.find("grad." + suffix(p)).defined();
+            const at::Tensor gradient = case_value("grad.", p);
+            const bool wanted = gradient.defined();
             if (p.trainable != wanted)
                 return "parameter " + suffix(p) + (wanted ? " is frozen" : " is not frozen");
-            trainable += wanted;
             if (!wanted) continue;
-            if (std::string problem = compare_gradient(suffix(p), p.value); !problem.empty()) return problem;
+            trainable.insert(case_name(p));
+            if (std::string problem = compare_gradient(suffix(p), p.value, gradient); !problem.empty())
+                return problem;
         }
-        return trainable == case_.trainable.size() ? "" : "the case trains parameters the method lacks";
+        return trainable.size() == case_.trainable.size() ? ""
+                                                          : "the case trains parameters the method lacks";
     }
 
-    std::string compare_gradient(const std::string& name, const at::Tensor& leaf) {
+    std::string compare_gradient(const std::string& name, const at::Tensor& leaf, const at::Tensor& want) {
         const at::Tensor got = leaf.grad().defined() ? leaf.grad() : at::zeros_like(leaf);
-        return difference("grad." + name, got, case_.at("grad." + name), case_);
+        return difference("grad." + name, got, want, case_);
     }
 
     /// The same rows as they are served: outside autograd, with mixtures that are kept between calls.
@@ -172,6 +205,7 @@ class Runner {
     const Case& case_;
     Site site_;
     std::unique_ptr<Method> method_;
+    std::unique_ptr<MlpLayer> mlp_;  ///< the layer whose copies are the experts, in cases of that kind
     std::unique_ptr<Adaptation> adaptation_;
     std::map<std::string, std::map<std::string, at::Tensor>> recorded_, trace_;
     at::Tensor x_, y_;

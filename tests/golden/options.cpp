@@ -55,6 +55,16 @@ const std::map<std::string, Names>& option_names() {
           {"c_task", "c_task"},
           {"gate_factor", "gate_factor"},
           {"ablation", "ablation"}}},
+        {"task_moe",
+         {{"rank", "r"},
+          {"alpha", "alpha"},
+          {"n_experts", "n_experts"},
+          {"task_vec_dim", "task_vec_dim"},
+          {"router_hidden", "router_hidden"},
+          {"tau", "tau"},
+          {"tau_min", "tau"},
+          {"eval_route", "eval_route"},
+          {"train_task_vectors", "train_task_vectors"}}},
     };
     return names;
 }
@@ -79,6 +89,14 @@ Json product_config(const std::string& method, const Json& config) {
         if (config.contains(theirs)) out[ours] = config.at(theirs);
     if (method == "cpoly" && config.contains("skill_sampling"))
         out["common_noise"] = config.at("skill_sampling") == "sigmoid" ? "none" : "relaxed_bernoulli";
+    if (method == "task_moe") {
+        const bool mlp = config.value("expert_kind", "lora") == "mlp";
+        out["expert_kind"] = mlp ? "layer" : "lora";
+        const auto select = config.value("select", std::string("softmax"));
+        out["select"] = select == "softmax"  ? "softmax"
+                        : select == "gumbel" ? "gumbel_softmax"
+                                             : "gumbel_softmax_st";
+    }
     return out;
 }
 

@@ -131,6 +131,7 @@ TEST(Skillset, ReturnsFromABundleBitForBit) {
         settings.erase("rank");  // defaults differ, and so do their names
         settings["method"] = method;
         if (method == "mhr") settings["n_splits"] = 2;
+        if (method == "task_moe") settings["expert_kind"] = "lora";
         const auto skillset = make(settings);
         for (Parameter& p : skillset->method().parameters())
             Generator(3).fill_normal(p.value.mutable_data_ptr<float>(), static_cast<size_t>(p.value.numel()),
@@ -200,6 +201,7 @@ TEST(Skillset, GrowsByATaskAfterLoading) {
     for (const std::string& method : method_names()) {
         Json settings = {{"method", method}, {"seed", 5}, {"prompt", {{"style", "plain"}}}};
         if (method == "mhr") settings["n_splits"] = 2;  // of the stub's 6 and 4 features
+        if (method == "task_moe") settings["expert_kind"] = "lora";
         const auto loaded = load(make(settings)->save_to_memory());
         Task task;
         task.name = "gender";
