@@ -14,6 +14,7 @@ std::unique_ptr<Method> make_cpoly(const Json& config, const MethodContext& cont
 std::unique_ptr<Method> make_molora(const Json& config, const MethodContext& context);
 std::unique_ptr<Method> make_moelora(const Json& config, const MethodContext& context);
 std::unique_ptr<Method> make_mor1e(const Json& config, const MethodContext& context);
+std::unique_ptr<Method> make_mixlora(const Json& config, const MethodContext& context);
 std::unique_ptr<Method> make_task_moe(const Json& config, const MethodContext& context);
 
 }  // namespace polyad
