@@ -121,5 +121,6 @@ void add_inspect(CLI::App& app, int& exit);
 void add_tasks(CLI::App& app, int& exit);
 void add_import(CLI::App& app, int& exit);
 void add_export(CLI::App& app, int& exit);
+void add_report(CLI::App& app, int& exit);
 
 }  // namespace cli

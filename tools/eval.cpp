@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <cstdio>
-#include <fstream>
 
 #include "common.h"
+#include "run_folder.h"
 
 namespace cli {
 namespace {
 
 struct Eval {
     Common common;
-    std::string bundle, tasks, split = "test", mode = "generate", config, out;
+    std::string bundle, tasks, run_folder, split = "test", mode = "generate", config, out;
     int batch_size = 0, max_tokens = 0;
     int64_t max_examples = 0;
     bool baseline = false;
@@ -30,14 +30,33 @@ struct Eval {
         return evaluator;
     }
 
-    int run() const;
+    void read_run();
+    int run();
 };
 
 double score_of(const Json& scores, const std::string& task, const char* metric) {
     return scores.at("tasks").at(task).at(metric).get<double>();
 }
 
-int Eval::run() const {
+/// What the run says, where the command line does not.
+void Eval::read_run() {
+    if (!run_folder.empty()) {
+        const Json config = RunFolder(run_folder).read("config.json");
+        const auto known = [&](std::string& value, const char* key, const char* unsaid) {
+            if (value == unsaid && config.contains(key) && config[key].is_string()) value = config[key];
+        };
+        known(common.model, "model", "");
+        known(tasks, "tasks_path", "");
+        known(bundle, "bundle", "");
+        known(common.precision, "precision", "auto");
+        known(common.weights, "weights", "auto");
+    }
+    if (common.model.empty()) throw CLI::RequiredError("--model (or --run)");
+    if (tasks.empty()) throw CLI::RequiredError("--tasks (or --run)");
+}
+
+int Eval::run() {
+    read_run();
     const context_ptr context = common.open_context();
     const backbone_ptr model = common.open_model(context.get());
     const dataset_ptr data = make<dataset_ptr>(polyad_dataset_open, context.get(), tasks.c_str(), nullptr);
@@ -66,11 +85,8 @@ int Eval::run() const {
         result["skills"] = json_of(polyad_evaluator_result, trained.get());
         table = text_of(polyad_evaluator_table, trained.get());
     }
-    if (!out.empty()) {
-        std::ofstream file(out);
-        if (!(file << result.dump(2) << "\n"))
-            throw Failure(POLYAD_IO_ERROR, "cannot write '" + out + "'", out);
-    }
+    if (!out.empty()) write_whole_file(out, result.dump(2) + "\n");
+    if (!run_folder.empty()) RunFolder(run_folder).write("scores.json", result);
     if (common.json) {
         std::printf("%s\n", result.dump(2).c_str());
     } else if (result.contains("base") && result.contains("skills")) {
@@ -105,9 +121,12 @@ void add_eval(CLI::App& app, int& exit) {
     auto eval = std::make_shared<Eval>();
     CLI::App* sub = app.add_subcommand(
         "eval", "Score a bundle, or the backbone alone, on a split: exact match and ROUGE-L");
-    eval->common.add_to(*sub, true);
+    eval->common.add_to(*sub, false);
     sub->add_option("-b,--bundle", eval->bundle, "Bundle to score; without it the backbone alone");
-    sub->add_option("-t,--tasks", eval->tasks, "Task file, JSON Lines file, or a folder of them")->required();
+    sub->add_option("-t,--tasks", eval->tasks, "Task file, JSON Lines file, or a folder of them");
+    sub->add_option("--run", eval->run_folder,
+                    "Score a run of `polyad train --run`: its model, tasks and bundle unless given; the "
+                    "scores go into it");
     sub->add_option("--split", eval->split, "train, validation or test")->capture_default_str();
     sub->add_option("--mode", eval->mode, "generate (greedy) or labels (rank the label set)")
         ->capture_default_str();

@@ -13,7 +13,8 @@ int main(int argc, char** argv) {
         "  polyad generate --model smollm2-135m.gguf --bundle words.polyad --task antonym \"hot\"\n"
         "  polyad inspect  words.polyad\n"
         "  polyad import   --model smollm2-135m.gguf peft-folder/ --out adapter.polyad\n"
-        "  polyad export   --model smollm2-135m.gguf --bundle words.polyad --task antonym --out lora/\n"};
+        "  polyad export   --model smollm2-135m.gguf --bundle words.polyad --task antonym --out lora/\n"
+        "  polyad report   run/\n"};
     app.footer(
         "Exit codes: 0 done, 1 unexpected, 2 wrong options or configuration, 3 file missing or unreadable,\n"
         "4 damaged file or unusable data, 5 unsupported or another backbone's bundle, 6 NaN, 7 out of "
@@ -30,6 +31,7 @@ int main(int argc, char** argv) {
     cli::add_tasks(app, exit);
     cli::add_import(app, exit);
     cli::add_export(app, exit);
+    cli::add_report(app, exit);
     cli::watch_interrupt();
     polyad_log_set_sink(
         [](int32_t level, const char* message, void*) {

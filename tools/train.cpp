@@ -5,14 +5,15 @@
 #include <filesystem>
 
 #include "common.h"
+#include "run_folder.h"
 
 namespace cli {
 namespace {
 
 struct Train {
     Common common;
-    std::string tasks, out, method = "cpoly", config, training, checkpoint, prompt_style, start = "fresh",
-                            bad_rows = "error", init;
+    std::string tasks, out, run_folder, method = "cpoly", config, training, checkpoint, prompt_style,
+                                        start = "fresh", bad_rows = "error", init;
     std::vector<std::string> targets;
     int rank = 0, batch_size = 0, checkpoint_every = 0;
     double epochs = 0, learning_rate = 0;
@@ -52,10 +53,38 @@ struct Train {
         }
     }
 
-    int run() const;
+    /// What a run folder keeps beside the bundle.
+    void write_run(const RunFolder& folder, const polyad_backbone* model, const polyad_dataset* data,
+                   const polyad_skillset* skills, const polyad_trainer* trainer) const;
+    int run();
 };
 
-int Train::run() const {
+void Train::write_run(const RunFolder& folder, const polyad_backbone* model, const polyad_dataset* data,
+                      const polyad_skillset* skills, const polyad_trainer* trainer) const {
+    Json backbone = json_of(polyad_backbone_info, model), list = json_of(polyad_dataset_info, data)["tasks"];
+    backbone.erase("sites");
+    for (Json& task : list) task.erase("instruction");
+    const Json info = json_of(polyad_skillset_info, skills);
+    folder.write("config.json", {{"format", "polyad-run"},
+                                 {"polyad", polyad_version_string()},
+                                 {"model", std::filesystem::absolute(common.model).string()},
+                                 {"precision", common.precision},
+                                 {"weights", common.weights},
+                                 {"tasks_path", std::filesystem::absolute(tasks).string()},
+                                 {"bundle", std::filesystem::absolute(out).string()},
+                                 {"backbone", std::move(backbone)},
+                                 {"tasks", std::move(list)},
+                                 {"method", info["config"]},
+                                 {"parameters", info["parameters"]}});
+    folder.write("training.json", json_of(polyad_trainer_report, trainer));
+    folder.write("routing.json", routing_of(skills, data));
+}
+
+int Train::run() {
+    const RunFolder folder(run_folder);
+    if (out.empty() && run_folder.empty()) throw CLI::RequiredError("--out or --run");
+    if (!run_folder.empty()) folder.create();
+    if (out.empty()) out = folder.bundle();
     const bool talk = !common.quiet && !common.json;
     const context_ptr context = common.open_context();
     const backbone_ptr model = common.open_model(context.get());
@@ -119,6 +148,7 @@ int Train::run() const {
     line.finish();
     check(polyad_skillset_save(skills.get(), out.c_str()));
     if (checkpoint_every > 0 || resume) std::filesystem::remove(saved);
+    if (!run_folder.empty()) write_run(folder, model.get(), data.get(), skills.get(), trainer.get());
     if (talk) {
         if (progress.stopped_early) std::fprintf(stderr, "validation stopped improving; best weights kept\n");
         if (progress.truncated_rows > 0)
@@ -144,7 +174,9 @@ void add_train(CLI::App& app, int& exit) {
     train->common.add_to(*sub, true);
     sub->add_option("-t,--tasks", train->tasks, "Task file, JSON Lines file, or a folder of them")
         ->required();
-    sub->add_option("-o,--out", train->out, "Bundle to write")->required();
+    sub->add_option("-o,--out", train->out, "Bundle to write (with --run: DIR/skills.polyad unless given)");
+    sub->add_option("--run", train->run_folder,
+                    "Folder that keeps the run for `polyad eval --run` and `polyad report`");
     sub->add_option("--method", train->method, "lora, poly, mhr, cpoly, ... (polyad --version lists them)")
         ->capture_default_str();
     sub->add_option("--rank", train->rank, "Rank of one skill (default: the method's own, 8 for most)");

@@ -149,7 +149,10 @@ std::vector<std::vector<double>> RoutingSums::add(const RouteTrace& trace, const
         const int64_t skills = n1 + n2;
         const auto [place, fresh] = sites_.try_emplace(path);
         SiteSums& site = place->second;
-        if (fresh) site.layer = layer_of(path);
+        if (fresh) {
+            site.layer = layer_of(path);
+            site.shared = n1 > 0 ? n1 : skills;
+        }
         prepare(site, skills);
         if (row_share.empty())
             row_share.assign(rows.subject.size(), std::vector<double>(static_cast<size_t>(skills), 0.0));
@@ -204,11 +207,13 @@ std::vector<int> RoutingSums::layers() const {
     return {out.begin(), out.end()};
 }
 
-std::vector<double> RoutingSums::mean_shares(const SiteSums& site, size_t subject) const {
-    const auto n = static_cast<size_t>(skills_);
-    std::vector<double> out(n, 0.0);
-    if (site.units[subject] > 0.0)
-        for (size_t j = 0; j < n; ++j) out[j] = site.share[subject * n + j] / site.units[subject];
+std::vector<double> RoutingSums::shared_mixture(const SiteSums& site, size_t subject) const {
+    const auto n = static_cast<size_t>(skills_), shared = static_cast<size_t>(site.shared);
+    std::vector<double> out(shared, 0.0);
+    double total = 0.0;
+    for (size_t j = 0; j < shared; ++j) total += out[j] = site.share[subject * n + j];
+    if (total > 0.0)
+        for (double& v : out) v /= total;
     return out;
 }
 
@@ -302,7 +307,7 @@ std::vector<double> RoutingSums::distances() const {
     std::vector<double> out(subjects_ * subjects_, 0.0);
     for (const auto& [path, site] : sites_) {
         std::vector<std::vector<double>> shares;
-        for (size_t s = 0; s < subjects_; ++s) shares.push_back(mean_shares(site, s));
+        for (size_t s = 0; s < subjects_; ++s) shares.push_back(shared_mixture(site, s));
         for (size_t a = 0; a < subjects_; ++a)
             for (size_t b = a + 1; b < subjects_; ++b) {
                 double sum = 0.0;

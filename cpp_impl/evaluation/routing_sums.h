@@ -41,13 +41,15 @@ class RoutingSums {
     Json groups(int count, double dead_below) const;
     /// {"weights", "shares", "entropy"} of one subject over all sites.
     Json task(size_t subject) const;
-    /// [subjects, subjects] mean over sites of half the L1 distance of shares.
+    /// [subjects, subjects] mean over sites of half the L1 distance of shares. Where a method has private
+    /// skills beside shared ones, over the shared ones: of private skills no two tasks have one in common.
     std::vector<double> distances() const;
     double active_parameters() const;
 
   private:
     struct SiteSums {
         int layer = 0;
+        int64_t shared = 0;                  ///< leading skills that distances look at
         std::vector<double> weight, share;   ///< [subjects, skills]
         std::vector<double> units, entropy;  ///< [subjects]
         double gate_entropy = 0.0, gates_used = 0.0, gates = 0.0, active = 0.0;
@@ -64,7 +66,7 @@ class RoutingSums {
     void prepare(SiteSums& site, int64_t skills);
     /// Parameters of `path` that take part in the mixtures traced there, summed over the units.
     double active_at(const std::string& path, const std::map<std::string, at::Tensor>& values) const;
-    std::vector<double> mean_shares(const SiteSums& site, size_t subject) const;
+    std::vector<double> shared_mixture(const SiteSums& site, size_t subject) const;
 
     std::map<std::string, int> layer_of_path_;
     std::map<std::string, std::vector<SkillParameter>> skill_parameters_;  ///< per site path

@@ -106,6 +106,7 @@ TEST(RoutingStatistics, CPolyCountsPrivateSkillsAndWhatIsActive) {
     EXPECT_NEAR(s["tasks"][0]["weights"][2].get<double>(), 1.0, 1e-6);
     EXPECT_NEAR(s["tasks"][0]["weights"][3].get<double>(), 0.0, 1e-6);
     EXPECT_TRUE(s["overall"]["dead"].empty()) << "a private skill is used by its task";
+    EXPECT_LT(s["distance"][0][1].get<double>(), 1e-3) << "common skills start alike; private ones do not count";
     double expected = 0.0;
     for (const Site& site : skills->sites())
         expected += 3.0 * 4.0 * static_cast<double>(site.d_in + site.d_out) + 2.0;  // rank 4; one table row
