@@ -2,7 +2,7 @@
 # A thin layer over CMakePresets.json and scripts/. The CMake build works without it:
 #   cmake --preset release && cmake --build --preset release
 .DEFAULT_GOAL := help
-.PHONY: help demo test build bench format lint package clean distclean
+.PHONY: help demo test build bench claims format lint package clean distclean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -22,6 +22,9 @@ build:  ## the library, the command line, the samples and the tests, in build/re
 bench:  ## side by side with Hugging Face PEFT, in one run, on this machine
 	@bench/run.sh
 
+claims:  ## every method at equal budgets on real tasks, and planted skills found again (BUDGET=MINUTES, SEEDS=N)
+	@BUDGET="$(BUDGET)" SEEDS="$(SEEDS)" scripts/claims.sh
+
 format:  ## clang-format on every C and C++ file
 	@scripts/bootstrap.sh --dev
 	@scripts/sources.sh | xargs -0 clang-format -i
@@ -34,7 +37,7 @@ package:  ## one relocatable archive with the library, header, command line and 
 	@scripts/package.sh
 
 clean:  ## remove what was built; what was fetched stays
-	@rm -rf build demo-run
+	@rm -rf build demo-run claims-run
 
 distclean:  ## remove what was built and what was fetched
 	@rm -rf build demo-run .deps

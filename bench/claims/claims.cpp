@@ -1,0 +1,284 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every method at equal budgets on the same rows: see docs/claims.md. Finished cells are kept in RUN/cells
+// and not computed again; a cell of other settings is.
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <fstream>
+#include <set>
+#include <thread>
+
+#include "table.h"
+
+namespace claims {
+namespace {
+
+namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
+
+struct Options {
+    std::string model, tasks, run = "claims-run", docs, planted;
+    std::vector<std::string> only;
+    double budget = 0;
+    int seeds = 1, threads = 0, steps = 0, test_rows = -1, few_shot_steps = 0;
+    bool list = false;
+};
+
+Json read_json(const fs::path& path) {
+    std::ifstream file(path);
+    if (!file) return nullptr;
+    return Json::parse(file, nullptr, false);
+}
+
+void write_json(const fs::path& path, const Json& value) {
+    const fs::path part = path.string() + ".part";
+    std::ofstream file(part);
+    file << value.dump(1) << '\n';
+    file.close();
+    if (!file) throw std::runtime_error("cannot write " + part.string());
+    fs::rename(part, path);
+}
+
+bool available(const Configuration& configuration) {
+    for (const char* text : {configuration.method, configuration.transfer}) {
+        if (!*text) continue;
+        const std::string method = Json::parse(text).at("method");
+        if (!polyad_has_feature(("method:" + method).c_str())) return false;
+    }
+    return true;
+}
+
+std::string cpu_name() {
+    std::ifstream file("/proc/cpuinfo");
+    for (std::string line; std::getline(file, line);)
+        if (line.rfind("model name", 0) == 0) return line.substr(std::min(line.find(':') + 2, line.size()));
+    return "unknown CPU";
+}
+
+/// Seconds of one cell. A method costs about half more than LoRA, on the average of the table.
+double cost(const Settings& s, const Speed& speed, size_t train_tasks, size_t transfer_tasks) {
+    constexpr double dearer = 1.5;
+    const double train = s.steps * speed.seconds_per_step * dearer;
+    const double few = static_cast<double>(transfer_tasks) * s.few_shot_steps * speed.seconds_per_step *
+                       s.few_shot_batch / s.batch_size * dearer;
+    const double answers =
+        s.test_rows * (static_cast<double>(train_tasks) + 2.0 * static_cast<double>(transfer_tasks));
+    return train + few + answers * speed.seconds_per_answer * dearer;
+}
+
+/// The full settings shrunk, steps and rows alike, until all cells fit.
+Settings fitted(const Settings& full, double seconds, size_t cells, const Speed& speed, size_t train_tasks,
+                size_t transfer_tasks) {
+    const auto scaled = [&](double part) {
+        Settings s = full;
+        s.steps = std::max(20, static_cast<int>(std::lround(full.steps * part)));
+        s.few_shot_steps = std::max(8, static_cast<int>(std::lround(full.few_shot_steps * std::sqrt(part))));
+        s.test_rows = std::max(5, static_cast<int>(std::lround(full.test_rows * std::sqrt(part))));
+        return s;
+    };
+    double low = 0, high = 1;
+    for (int i = 0; i < 40; ++i) {
+        const double middle = (low + high) / 2;
+        const double all =
+            static_cast<double>(cells) * cost(scaled(middle), speed, train_tasks, transfer_tasks);
+        (all <= seconds ? low : high) = middle;
+    }
+    return scaled(low);
+}
+
+struct Plan {
+    const Configuration* configuration;
+    int seed;
+    fs::path file(const fs::path& run) const {
+        return run / "cells" / (std::string(configuration->name) + "-" + std::to_string(seed) + ".json");
+    }
+};
+
+/// What a kept cell must agree with to be kept.
+Json identity(const Configuration& c, const Settings& settings, const Json& world) {
+    return {{"settings", settings.to_json()},
+            {"method", c.method},
+            {"transfer", c.transfer},
+            {"training", c.training},
+            {"world", world}};
+}
+
+Results gather(const Options& options, const std::vector<Plan>& plans, const Settings& settings,
+               const Json& world, const fs::path& run, const std::string& fingerprint_name) {
+    Results results;
+    results.settings = settings.to_json();
+    results.machine = {
+        {"cpu", cpu_name()},
+        {"threads",
+         options.threads > 0 ? options.threads : static_cast<int>(std::thread::hardware_concurrency())},
+        {"model", fingerprint_name}};
+    for (const Plan& plan : plans) {
+        const Json cell = read_json(plan.file(run));
+        if (!cell.is_object() ||
+            cell.value("identity", Json()) != identity(*plan.configuration, settings, world))
+            continue;
+        if (cell.contains("error"))
+            results.missing.push_back(std::string(plan.configuration->name) + ", seed " +
+                                      std::to_string(plan.seed) + ": " + cell.at("error").get<std::string>());
+        results.cells.push_back(cell);
+    }
+    const Json base = read_json(run / "base.json");
+    if (base.is_object() &&
+        base.value("identity", Json()) == Json{{"settings", settings.to_json()}, {"world", world}})
+        results.base = base;
+    for (const Configuration& c : configurations)
+        if (!available(c)) results.missing.push_back(std::string(c.name) + ": this build has no such method");
+    if (!options.planted.empty()) results.planted = read_json(options.planted);
+    return results;
+}
+
+int run(const Options& options) {
+    if (options.list) {
+        for (const Configuration& c : configurations)
+            std::printf("%-18s %-10s %s%s\n", c.name, c.group, c.method,
+                        available(c) ? "" : "  (not in this build)");
+        return 0;
+    }
+    for (const std::string& name : options.only)
+        if (std::none_of(std::begin(configurations), std::end(configurations),
+                         [&](const Configuration& c) { return name == c.name; }))
+            throw std::runtime_error("there is no configuration '" + name + "'; --list shows them");
+    const auto began = Clock::now();
+    const auto elapsed = [&] { return std::chrono::duration<double>(Clock::now() - began).count(); };
+    const fs::path folder = options.run;
+    fs::create_directories(folder / "cells");
+
+    const World world(options.threads, options.model, options.tasks, {{"max_tokens", 512}});
+    const Json info = Json::parse(world.model.info());
+    const Json about = {{"fingerprint", info.at("fingerprint")},
+                        {"precision", info.at("precision")},
+                        {"train", world.train_names},
+                        {"transfer", world.transfer_names}};
+    std::vector<Plan> plans;
+    for (int seed = 0; seed < options.seeds; ++seed)
+        for (const Configuration& c : configurations)
+            if (available(c) && (options.only.empty() || std::find(options.only.begin(), options.only.end(),
+                                                                   c.name) != options.only.end()))
+                plans.push_back({&c, seed});
+
+    Settings settings;
+    const Json kept = read_json(folder / "settings.json");
+    const bool asked = options.steps > 0 || options.test_rows >= 0 || options.few_shot_steps > 0;
+    if (kept.is_object() && !asked) {
+        settings = Settings::from_json(kept);
+        std::printf("going on with the settings of %s/settings.json\n", options.run.c_str());
+    } else if (options.budget > 0 && !asked) {
+        const Speed speed = measure_speed(world, settings, 0);
+        settings = fitted(settings, options.budget * 60 - elapsed(), plans.size() + 1, speed,
+                          world.train_names.size(), world.transfer_names.size());
+        std::printf(
+            "%.2f s a step, %.3f s an answer: %.0f minutes for %zu cells allow %d steps (of 900 at full "
+            "size), "
+            "%d test rows per task (of 50), %d few-shot steps (of 40)\n",
+            speed.seconds_per_step, speed.seconds_per_answer, options.budget, plans.size(), settings.steps,
+            settings.test_rows, settings.few_shot_steps);
+    }
+    if (options.steps > 0) settings.steps = options.steps;
+    if (options.test_rows >= 0) settings.test_rows = options.test_rows;
+    if (options.few_shot_steps > 0) settings.few_shot_steps = options.few_shot_steps;
+    write_json(folder / "settings.json", settings.to_json());
+
+    const std::string shown =
+        info.at("name").get<std::string>() + " (" + info.at("precision").get<std::string>() + ")";
+    const auto save = [&] {
+        const Results results = gather(options, plans, settings, about, folder, shown);
+        const std::string text = tables(results);
+        if (!options.docs.empty()) {
+            write_between_markers(fs::path(options.docs) / "claims.md", text);
+            Json cells = Json::array();
+            for (Json cell : results.cells) {
+                cell.erase("identity");
+                cells.push_back(std::move(cell));
+            }
+            write_json(fs::path(options.docs) / "claims.json", {{"settings", results.settings},
+                                                                {"machine", results.machine},
+                                                                {"base", results.base},
+                                                                {"cells", std::move(cells)},
+                                                                {"planted", results.planted}});
+        }
+        return text;
+    };
+
+    const Json base_identity = {{"settings", settings.to_json()}, {"world", about}};
+    if (const Json base = read_json(folder / "base.json");
+        !base.is_object() || base.value("identity", Json()) != base_identity) {
+        std::printf("the backbone alone\n");
+        std::fflush(stdout);
+        Json fresh = run_base(world, settings);
+        fresh["identity"] = base_identity;
+        write_json(folder / "base.json", fresh);
+    }
+    double longest = 0;
+    int left = 0, failed = 0;
+    for (const Plan& plan : plans) {
+        const Json wanted = identity(*plan.configuration, settings, about);
+        const Json done = read_json(plan.file(folder));
+        if (done.is_object() && done.value("identity", Json()) == wanted && !done.contains("error")) continue;
+        if (options.budget > 0 && elapsed() + longest > options.budget * 60) {
+            ++left;
+            continue;
+        }
+        std::printf("%-18s seed %d  ", plan.configuration->name, plan.seed);
+        std::fflush(stdout);
+        Json cell;
+        try {
+            cell = run_cell(world, settings, *plan.configuration, plan.seed, folder);
+            std::printf("ROUGE-L %.1f  few-shot %.1f  %.0f tokens/s  %.0f s\n",
+                        cell["train"]["overall"]["rouge_l"].get<double>(),
+                        cell["few_shot"]["overall"]["rouge_l"].get<double>(),
+                        cell["tokens_per_second"].get<double>(), cell["seconds"].get<double>());
+            longest = std::max(longest, cell["seconds"].get<double>());
+        } catch (const polyad::Error& e) {
+            if (e.code() == POLYAD_OUT_OF_MEMORY) throw;
+            cell = {{"name", plan.configuration->name}, {"seed", plan.seed}, {"error", e.what()}};
+            std::printf("failed: %s\n", e.what());
+            ++failed;
+        }
+        std::fflush(stdout);
+        cell["identity"] = wanted;
+        write_json(plan.file(folder), cell);
+        save();
+    }
+    std::printf("\n%s\n", save().c_str());
+    if (left > 0)
+        std::printf("%d cells are left for another run: the same command goes on where this one stopped\n",
+                    left);
+    return failed ? 1 : 0;
+}
+
+}  // namespace
+}  // namespace claims
+
+int main(int argc, char** argv) {
+    claims::Options o;
+    CLI::App app{"Trains every method at equal budgets and tells who wins where (docs/claims.md)"};
+    app.add_option("-m,--model", o.model, "The backbone");
+    app.add_option("-t,--tasks", o.tasks, "Folder of tasks with tasks.json (roles train and transfer)");
+    app.add_option("--run", o.run, "Folder of finished cells")->capture_default_str();
+    app.add_option("--docs", o.docs, "Folder whose claims.md and claims.json are written");
+    app.add_option("--planted", o.planted, "JSON of the planted test, for its table");
+    app.add_option("--only", o.only, "These configurations (--list)");
+    app.add_option("--budget", o.budget, "Minutes; steps and rows are scaled to fit, 0 = full size");
+    app.add_option("--seeds", o.seeds, "Seeds per configuration")->capture_default_str();
+    app.add_option("--steps", o.steps, "Training steps, instead of what the budget allows");
+    app.add_option("--few-shot-steps", o.few_shot_steps, "Steps on each new task");
+    app.add_option("--test-rows", o.test_rows, "Test rows per task; 0 = all");
+    app.add_option("-j,--threads", o.threads, "Worker threads; 0 = all cores");
+    app.add_flag("--list", o.list, "Say what is compared");
+    CLI11_PARSE(app, argc, argv);
+    try {
+        if (!o.list && (o.model.empty() || o.tasks.empty()))
+            throw std::runtime_error("--model and --tasks are needed");
+        return claims::run(o);
+    } catch (const std::exception& e) {
+        std::fprintf(stderr, "claims: %s\n", e.what());
+        return 2;
+    }
+}
