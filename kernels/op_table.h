@@ -68,6 +68,12 @@ struct OpTable {
     /// references.
     void (*dequantise)(Quant type, const void* src, float* dst, int64_t n);
     void (*dequantise_bf16)(Quant type, const void* src, uint16_t* dst, int64_t n);  // round to nearest even
+    /// y[t, :] = x[t, :] W^T for a few tokens (decoding), W [rows, columns] still in ggml's blocks: they are
+    /// expanded in registers, so a token costs the packed bytes' way through memory. Row r of W is the
+    /// source_row[r]-th stored one (null: the r-th). A token's sums have one order whatever n is: its result
+    /// does not depend on the tokens beside it.
+    void (*multiply_packed)(Quant quant, const void* w, const int32_t* source_row, Float type, const void* x,
+                            int64_t n, int64_t rows, int64_t columns, void* y);
     void (*to_bf16)(const float* src, uint16_t* dst, int64_t n);
     void (*from_bf16)(const uint16_t* src, float* dst, int64_t n);
 

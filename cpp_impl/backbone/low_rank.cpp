@@ -226,8 +226,7 @@ std::vector<at::Tensor> adapted_linears(const at::Tensor& x, std::vector<LinearB
     {
         at::NoGradGuard no_grad;
         for (LinearBranch& branch : branches) {
-            at::Tensor y = at::empty({base.size(0), branch.weight->rows()}, base.options());
-            multiply_rows(y, base, branch.weight->dense().t(), false);
+            at::Tensor y = branch.weight->multiply(base);
             if (branch.bias.defined()) y.add_(branch.bias);
             SavedBranch kept{branch.weight, {}};
             for (const LowRank& raw : branch.updates) {

@@ -66,21 +66,18 @@ at::Tensor head_nll(const at::Tensor& hidden, const FrozenMatrix& head, const st
     {
         at::NoGradGuard no_grad;
         const at::Tensor input = hidden.detach().contiguous();
-        const at::Tensor weight = head.dense();
         if (recorded) dhidden = at::empty_like(input);
         const int64_t step = rows_per_chunk(vocab);
         for (int64_t begin = 0; begin < count; begin += step) {
             const int64_t n = std::min(step, count - begin);
-            at::Tensor product = at::empty({n, vocab}, input.options());
-            multiply_rows(product, input.narrow(0, begin, n), weight.t(), false);
-            at::Tensor logits = product.to(at::kFloat);
+            at::Tensor logits = head.multiply(input.narrow(0, begin, n)).to(at::kFloat);
             if (bias.defined()) logits.add_(bias);
             kernels::ops().cross_entropy(logits.data_ptr<float>(), targets.data() + begin,
                                          static_cast<float>(label_smoothing), nll.data_ptr<float>() + begin,
                                          recorded, n, vocab);
             if (!recorded) continue;
             at::Tensor chunk = dhidden.narrow(0, begin, n);
-            multiply_rows(chunk, logits.to(weight.scalar_type()), weight, false);
+            multiply_rows(chunk, logits.to(input.scalar_type()), head.dense(), false);
         }
     }
     if (!recorded) return nll;

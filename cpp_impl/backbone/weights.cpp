@@ -6,6 +6,7 @@
 
 #include <cstring>
 
+#include "backbone/frozen_gemm.h"
 #include "base/error.h"
 
 namespace polyad {
@@ -35,21 +36,23 @@ FrozenMatrix::FrozenMatrix(at::Tensor dense)
 
 FrozenMatrix::FrozenMatrix(const StoredTensor& stored, at::ScalarType dtype, bool packed,
                            int64_t unpermute_head_dim)
-    : stored_(stored), dtype_(dtype), unpermute_head_dim_(unpermute_head_dim) {
+    : stored_(stored), dtype_(dtype) {
     if (stored.shape.size() != 2)
         fail(Code::bad_format, "tensor '", stored.name, "' has ", stored.shape.size(),
              " dimensions, 2 wanted");
     rows_ = stored.shape[0];
     columns_ = stored.shape[1];
     quant_of(stored.dtype);  // refuses what is no weight
+    if (unpermute_head_dim > 0)
+        for (int64_t row = 0; row < rows_; ++row)
+            source_row_.push_back(static_cast<int32_t>(TensorStore::permuted_row(row, unpermute_head_dim)));
     if (packed) return;
     dense_ = expand(0, rows_, false);
-    stored_ = {};  // lets go of the file's pages
+    if (block_elements(stored.dtype) == 1) stored_ = {};  // not quantised: lets go of the file's pages
 }
 
 void FrozenMatrix::expand_row(int64_t row, void* out) const {
-    const int64_t source =
-        unpermute_head_dim_ > 0 ? TensorStore::permuted_row(row, unpermute_head_dim_) : row;
+    const int64_t source = source_row_.empty() ? row : source_row_[static_cast<size_t>(row)];
     const int64_t bytes = columns_ / block_elements(stored_.dtype) * block_bytes(stored_.dtype);
     const std::byte* src = stored_.data.data() + source * bytes;
     const auto& ops = kernels::ops();
@@ -68,6 +71,19 @@ at::Tensor FrozenMatrix::expand(int64_t begin, int64_t end, bool scratch) const 
         for (int64_t row = first; row < last; ++row) expand_row(row, data + (row - begin) * stride);
     });
     return out;
+}
+
+at::Tensor FrozenMatrix::multiply(const at::Tensor& x) const {
+    constexpr int64_t few = 16;  // beyond, the dense product's arithmetic is cheaper than expanding again
+    at::Tensor y = at::empty({x.size(0), rows_}, x.options());
+    if (stored_.data.size() > 0 && x.size(0) <= few)
+        kernels::ops().multiply_packed(quant_of(stored_.dtype), stored_.data.data(),
+                                       source_row_.empty() ? nullptr : source_row_.data(),
+                                       float_of(x.scalar_type()), x.data_ptr(), x.size(0), rows_, columns_,
+                                       y.data_ptr());
+    else
+        multiply_rows(y, x, dense().t(), false);
+    return y;
 }
 
 at::Tensor FrozenMatrix::rows_of(int64_t begin, int64_t end) const {

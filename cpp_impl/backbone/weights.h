@@ -34,6 +34,10 @@ class FrozenMatrix {
     at::ScalarType dtype() const { return dtype_; }
     /// The whole matrix in compute dtype. When packed: this thread's scratch, good until its next dense().
     at::Tensor dense() const { return dense_.defined() ? dense_ : expand(0, rows_, true); }
+    /// x W^T [N, rows] in x's dtype, no gradients; x [N, columns] contiguous. A few tokens of a quantised
+    /// matrix read its packed bytes (decoding waits for memory), and a token's result does not depend on how
+    /// many there are; otherwise x has the compute dtype and meets the dense matrix.
+    at::Tensor multiply(const at::Tensor& x) const;
     /// Rows [begin, end), lifetime as for dense().
     at::Tensor rows_of(int64_t begin, int64_t end) const;
     /// Chosen rows (token embeddings), [count, columns], the caller's own.
@@ -43,10 +47,11 @@ class FrozenMatrix {
     at::Tensor expand(int64_t begin, int64_t end, bool scratch) const;
     void expand_row(int64_t row, void* out) const;
 
-    at::Tensor dense_;
-    StoredTensor stored_;
+    at::Tensor dense_;     ///< undefined when packed
+    StoredTensor stored_;  ///< what dense_ came from, when it is smaller; empty when it is not
+    std::vector<int32_t> source_row_;  ///< where stored_ keeps each row, empty = in order
     at::ScalarType dtype_;
-    int64_t rows_ = 0, columns_ = 0, unpermute_head_dim_ = 0;
+    int64_t rows_ = 0, columns_ = 0;
 };
 
 /// A linear of the backbone: W [d_out, d_in] and, maybe, a bias in compute dtype.

@@ -13,6 +13,10 @@ namespace polyad::kernels::POLYAD_ISA {
 void dequantise(Quant type, const void* src, float* dst, int64_t n);
 void dequantise_bf16(Quant type, const void* src, uint16_t* dst, int64_t n);
 
+// packed.cpp
+void multiply_packed(Quant quant, const void* w, const int32_t* source_row, Float type, const void* x,
+                     int64_t n, int64_t rows, int64_t columns, void* y);
+
 // elementwise.cpp
 void to_bf16(const float* src, uint16_t* dst, int64_t n);
 void from_bf16(const uint16_t* src, float* dst, int64_t n);

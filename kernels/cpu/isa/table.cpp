@@ -11,6 +11,7 @@ const OpTable table = {
     POLYAD_TEXT(POLYAD_ISA),
     dequantise,
     dequantise_bf16,
+    multiply_packed,
     to_bf16,
     from_bf16,
     rms_norm,
