@@ -31,6 +31,9 @@ constexpr Row rows[] = {
     {"task_moe",
      "a task's vector routes every layer over expert copies of it, or low-rank ones (arXiv 2205.12701)",
      make_task_moe},
+    {"orchmoe",
+     "the prompt tells which latent tasks, a table which skills: no task is named (arXiv 2401.10559)",
+     make_orchmoe},
 };
 
 const Row& find(std::string_view name) {

@@ -13,6 +13,7 @@ std::unique_ptr<Method> make_poly(const Json& config, const MethodContext& conte
 std::unique_ptr<Method> make_cpoly(const Json& config, const MethodContext& context);
 std::unique_ptr<Method> make_molora(const Json& config, const MethodContext& context);
 std::unique_ptr<Method> make_moelora(const Json& config, const MethodContext& context);
+std::unique_ptr<Method> make_orchmoe(const Json& config, const MethodContext& context);
 std::unique_ptr<Method> make_mor1e(const Json& config, const MethodContext& context);
 std::unique_ptr<Method> make_mixlora(const Json& config, const MethodContext& context);
 std::unique_ptr<Method> make_task_moe(const Json& config, const MethodContext& context);

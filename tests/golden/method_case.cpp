@@ -5,6 +5,7 @@
 #include <ATen/ops/argmax.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/stack.h>
+#include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros_like.h>
 
 #include <set>
@@ -39,6 +40,7 @@ class Runner {
         context.tasks = c.config.value("n_tasks", 1);
         method_ = make_method(product_config(c.method, c.config), context);
         load_parameters();
+        order_tokens();
     }
 
     std::string run() {
@@ -86,6 +88,30 @@ class Runner {
         method_->parameters_changed();
     }
 
+    /// The product's rows begin with their prompt and have no padding, a case's rows are masked anywhere: the
+    /// tokens a router may read go first in each row, in their order, and results go back to where they were.
+    /// No layer knows positions, so nothing else changes.
+    void order_tokens() {
+        const at::Tensor x = case_.at("in.x"), prompt = case_.find("in.prompt_mask"),
+                         attention = case_.find("in.attention_mask");
+        const int64_t rows = x.size(0), length = x.size(1);
+        std::vector<int64_t> order;
+        for (int64_t b = 0; b < rows; ++b) {
+            int32_t read = 0;
+            for (const bool wanted : {true, false})
+                for (int64_t n = b * length; n < (b + 1) * length; ++n) {
+                    const bool reads = prompt.defined() && prompt.const_data_ptr<uint8_t>()[n] &&
+                                       (!attention.defined() || attention.const_data_ptr<uint8_t>()[n]);
+                    if (reads != wanted) continue;
+                    order.push_back(n);
+                    read += reads;
+                }
+            if (prompt.defined()) prompt_length_.push_back(read);
+        }
+        order_ = at::tensor(order, at::kLong);
+        back_ = order_.argsort();
+    }
+
     RouteInput route_input() {
         const at::Tensor x = case_.at("in.x");
         RouteInput input;
@@ -95,6 +121,7 @@ class Runner {
             for (int64_t b = 0; b < x.size(0); ++b)
                 input.task_ids.push_back(static_cast<int32_t>(ids.const_data_ptr<int64_t>()[b]));
         input.intuition = case_.find("in.intuition");
+        input.prompt_length = prompt_length_;
         input.mode = case_.train ? Mode::train : Mode::eval;
         for (const char* name : {"u", "dropout_mask"})
             if (const at::Tensor noise = case_.find(std::string("in.") + name); noise.defined())
@@ -106,8 +133,10 @@ class Runner {
     at::Tensor forward(const at::Tensor& flat_x, const RouteInput& input) {
         adaptation_ = method_->adapt(input);
         if (mlp_) return mlp_->forward(*adaptation_, flat_x);
-        return adapted_linear(flat_x, case_.at("in.base_weight"), case_.find("in.base_bias"), input.row_begin,
-                              adaptation_->at(site_, flat_x));
+        const at::Tensor x = flat_x.index_select(0, order_);
+        return adapted_linear(x, case_.at("in.base_weight"), case_.find("in.base_bias"), input.row_begin,
+                              adaptation_->at(site_, x))
+            .index_select(0, back_);
     }
 
     void compute() {
@@ -209,6 +238,8 @@ class Runner {
     std::unique_ptr<Adaptation> adaptation_;
     std::map<std::string, std::map<std::string, at::Tensor>> recorded_, trace_;
     at::Tensor x_, y_;
+    at::Tensor order_, back_;  ///< of the flat tokens
+    std::vector<int32_t> prompt_length_;
 };
 
 }  // namespace
