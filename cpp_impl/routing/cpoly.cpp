@@ -33,7 +33,7 @@ struct CPolyOptions {
     bool sigmoid = false;  ///< specific_activation
 };
 
-class CPoly final : public TaskRoutedMethod {
+class CPoly : public TaskRoutedMethod {
   public:
     CPoly(const MethodContext& context, PolyOptions options, CPolyOptions own);
 
@@ -298,7 +298,38 @@ at::Tensor CPoly::skill_weights(size_t table, const Mixture& mixture) const {
     return at::cat(parts, 1);
 }
 
+/// C-Poly without common skills, each task on its own private skill alone: one LoRA per task and nothing shared.
+/// Explicit weights mix the tasks' outputs: y = W0 x + s sum_t v_t B_t(A_t x).
+class PrivateLora final : public CPoly {
+  public:
+    using CPoly::CPoly;
+    Json config() const override {
+        return {{"method", "private_lora"},
+                {"rank", options_.rank},
+                {"alpha", options_.alpha},
+                {"train", "all"},
+                {"init", skill_init_name(options_.init)}};
+    }
+    void set_training(const std::string& what) override { Method::set_training(what); }
+};
+
 }  // namespace
+
+std::unique_ptr<Method> make_private_lora(const Json& config, const MethodContext& context) {
+    ConfigReader reader(config, "private_lora");
+    reader.accept("method");
+    PolyOptions options;
+    options.method = "private_lora";
+    options.rank = reader.integer("rank", 8, 1, 4096);
+    options.alpha = reader.number("alpha", 8.0, 1e-6, 1e6);
+    options.combine = "products";
+    options.granularity = "finegrained";
+    options.noise = false;
+    options.train = reader.choice("train", "all", {"all"});
+    options.init = read_skill_init(reader);
+    reader.finish();
+    return std::make_unique<PrivateLora>(context, std::move(options), CPolyOptions{0, 1, "one_hot", false});
+}
 
 std::unique_ptr<Method> make_cpoly(const Json& config, const MethodContext& context) {
     ConfigReader reader(config, "cpoly");

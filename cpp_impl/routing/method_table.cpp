@@ -34,6 +34,9 @@ constexpr Row rows[] = {
     {"orchmoe",
      "the prompt tells which latent tasks, a table which skills: no task is named (arXiv 2401.10559)",
      make_orchmoe},
+    {"private_lora", "one LoRA for each task, nothing shared: the baseline", make_private_lora},
+    {"xlora", "a head on the backbone's own states scales LoRA experts per token (arXiv 2402.07148)",
+     make_xlora},
 };
 
 const Row& find(std::string_view name) {

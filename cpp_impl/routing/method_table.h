@@ -11,7 +11,9 @@ namespace polyad {
 std::unique_ptr<Method> make_lora(const Json& config, const MethodContext& context);
 std::unique_ptr<Method> make_poly(const Json& config, const MethodContext& context);  ///< poly and mhr
 std::unique_ptr<Method> make_cpoly(const Json& config, const MethodContext& context);
+std::unique_ptr<Method> make_private_lora(const Json& config, const MethodContext& context);
 std::unique_ptr<Method> make_molora(const Json& config, const MethodContext& context);
+std::unique_ptr<Method> make_xlora(const Json& config, const MethodContext& context);
 std::unique_ptr<Method> make_moelora(const Json& config, const MethodContext& context);
 std::unique_ptr<Method> make_orchmoe(const Json& config, const MethodContext& context);
 std::unique_ptr<Method> make_mor1e(const Json& config, const MethodContext& context);

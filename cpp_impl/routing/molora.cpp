@@ -5,14 +5,23 @@
 //     p = softmax(W_r x),   y = W0 x + s sum_e p_e B_e(A_e x),   s = alpha / r
 //
 // top_k > 0 keeps the k largest p of a token: "renorm" divides them by their sum, "mask" leaves them as they
-// are.
+// are. Two loss terms can keep the experts in use, both 0 by default, each the mean over the adapted linears,
+// with p over the N tokens of the batch (arXiv 2101.03961, 2202.08906):
+//
+//     balance_loss * E sum_e f_e mean_n p_ne      f_e = share of the choices that fall on e, a constant; 1
+//     when even z_loss * mean_n (log sum_e exp(W_r x)_e)^2
+//
+// A choice is one of a token's top_k experts, or its best one when routing is dense.
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/logsumexp.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/sort.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
+
+#include <algorithm>
 
 #include "base/error.h"
 #include "routing/method_table.h"
@@ -32,6 +41,8 @@ class MoLora final : public TokenRoutedMethod {
         experts_ = reader.integer("n_experts", 8, 1, 4096);
         top_k_ = reader.integer("top_k", 0, 0, experts_);
         renormalise_ = reader.choice("top_k_mode", "renorm", {"renorm", "mask"}) == "renorm";
+        balance_ = reader.number("balance_loss", 0.0, 0.0, 1e6);
+        z_loss_ = reader.number("z_loss", 0.0, 0.0, 1e6);
         init_ = read_skill_init(reader);
         reader.finish();
         for (const Site& site : sites_) {
@@ -48,8 +59,10 @@ class MoLora final : public TokenRoutedMethod {
     int skill_count() const override { return static_cast<int>(experts_); }
 
     LowRank update(size_t site, const at::Tensor& x, const TokenRoute& route) const override {
-        const at::Tensor p = at::softmax(at::mm(x.to(at::kFloat), value(router_[site]).t()), -1);
+        const at::Tensor logits = at::mm(x.to(at::kFloat), value(router_[site]).t());
+        const at::Tensor p = at::softmax(logits, -1);
         const at::Tensor weights = route.replace(select(p));
+        if (route.losses && balance_ + z_loss_ > 0.0) route.losses->push_back(loss(logits, p));
         route.trace(sites_[site], "probs", p);
         route.trace(sites_[site], "weights", weights);
         LowRank update;
@@ -63,29 +76,36 @@ class MoLora final : public TokenRoutedMethod {
     }
 
     Json config() const override {
-        return {{"method", "molora"},
-                {"rank", rank_},
-                {"alpha", alpha_},
-                {"n_experts", experts_},
-                {"top_k", top_k_},
-                {"top_k_mode", renormalise_ ? "renorm" : "mask"},
-                {"init", skill_init_name(init_)}};
+        return {
+            {"method", "molora"},       {"rank", rank_},     {"alpha", alpha_},
+            {"n_experts", experts_},    {"top_k", top_k_},   {"top_k_mode", renormalise_ ? "renorm" : "mask"},
+            {"balance_loss", balance_}, {"z_loss", z_loss_}, {"init", skill_init_name(init_)}};
     }
 
   private:
+    /// 1 for the k largest p of each token. Stable, so that of equal probabilities the lower index stays.
+    static at::Tensor largest(const at::Tensor& p, int64_t k) {
+        const at::Tensor order =
+            std::get<1>(at::sort(p.detach(), /*stable=*/true, /*dim=*/-1, /*descending=*/true));
+        return at::zeros(p.sizes()).scatter_(1, order.narrow(1, 0, k), 1.0);
+    }
+
     /// The selection is a constant for the gradient; what is kept, and its sum, are not.
     at::Tensor select(const at::Tensor& p) const {
         if (top_k_ == 0 || top_k_ == experts_) return p;
-        // Stable, so that of equal probabilities the lower index stays.
-        const at::Tensor order =
-            std::get<1>(at::sort(p.detach(), /*stable=*/true, /*dim=*/-1, /*descending=*/true));
-        const at::Tensor keep = at::zeros(p.sizes()).scatter_(1, order.narrow(1, 0, top_k_), 1.0);
-        const at::Tensor kept = p * keep;
+        const at::Tensor kept = p * largest(p, top_k_);
         return renormalise_ ? kept / kept.sum(-1, true) : kept;
     }
 
+    at::Tensor loss(const at::Tensor& logits, const at::Tensor& p) const {
+        const int64_t choices = std::max<int64_t>(top_k_, 1);
+        const at::Tensor share = largest(p, choices).mean(0) / static_cast<double>(choices);
+        const at::Tensor balance = (share * p.mean(0)).sum() * static_cast<double>(experts_);
+        return balance * balance_ + at::logsumexp(logits, {-1}).square().mean() * z_loss_;
+    }
+
     int64_t rank_ = 4, experts_ = 8, top_k_ = 0;
-    double alpha_ = 16.0;
+    double alpha_ = 16.0, balance_ = 0.0, z_loss_ = 0.0;
     bool renormalise_ = true;
     SkillInit init_ = SkillInit::kaiming;
     std::vector<size_t> down_, up_, router_;  ///< parameter indices per site

@@ -2,21 +2,15 @@
 #include "routing/peft_skillset.h"
 
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/empty.h>
 
 #include <cmath>
 #include <map>
 
 #include "base/error.h"
+#include "routing/peft_experts.h"
 
 namespace polyad {
 namespace {
-
-at::Tensor tensor_of(const StoredTensor& stored) {
-    at::Tensor out = at::empty(stored.shape, at::TensorOptions().dtype(at::kFloat));
-    to_float(stored, out.mutable_data_ptr<float>());
-    return out;
-}
 
 Json config_of(const PeftAdapter& adapter) {
     Json modules = Json::array();

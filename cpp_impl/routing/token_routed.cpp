@@ -2,6 +2,7 @@
 #include "routing/token_routed.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/stack.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/where.h>
 
@@ -12,8 +13,10 @@ namespace {
 
 class TokenAdaptation final : public Adaptation {
   public:
-    TokenAdaptation(const TokenRoutedMethod& method, TokenRoute route, RowBegin source_rows)
-        : method_(method), route_(std::move(route)), rows_{route_.rows, std::move(source_rows)} {}
+    TokenAdaptation(const TokenRoutedMethod& method, TokenRoute route, RowBegin source_rows, bool train)
+        : method_(method), route_(std::move(route)), rows_{route_.rows, std::move(source_rows)} {
+        if (train) route_.losses = &losses_;
+    }
 
     std::vector<LowRank> at(const Site& site, const at::Tensor& x) override {
         const int position = method_.position(site);
@@ -22,7 +25,10 @@ class TokenAdaptation final : public Adaptation {
         return {method_.update(static_cast<size_t>(position), x, route_)};
     }
 
+    const std::vector<at::Tensor>& losses() const { return losses_; }
+
   private:
+    std::vector<at::Tensor> losses_;
     const TokenRoutedMethod& method_;
     TokenRoute route_;
     RowBegin rows_[2];  ///< per Stream
@@ -71,7 +77,14 @@ std::unique_ptr<Adaptation> TokenRoutedMethod::adapt(const RouteInput& input) {
         route.explicit_weights = at::tensor(given, at::kFloat).view({-1, skills});
         route.has_weights = at::tensor(has, at::kLong).to(at::kBool);
     }
-    return std::make_unique<TokenAdaptation>(*this, std::move(route), input.source_begin);
+    return std::make_unique<TokenAdaptation>(*this, std::move(route), input.source_begin,
+                                             input.mode == Mode::train);
+}
+
+at::Tensor TokenRoutedMethod::auxiliary_loss(Adaptation& adaptation) {
+    const auto* own = dynamic_cast<const TokenAdaptation*>(&adaptation);
+    if (!own || own->losses().empty()) return {};
+    return at::stack(own->losses()).mean();
 }
 
 std::optional<CollapsedSite> TokenRoutedMethod::collapse(const Site& site, int) {

@@ -18,6 +18,7 @@ struct TokenRoute {
     at::Tensor has_weights;       ///< [rows] 1 for rows that bring their own
     at::Tensor intuition;         ///< [rows, skills] or undefined (MoR1E)
     std::map<std::string, std::map<std::string, at::Tensor>>* sink = nullptr;
+    std::vector<at::Tensor>* losses = nullptr;  ///< training: takes each site's loss term
 
     /// `value` [rows, *] for every token of its row.
     at::Tensor per_token(const at::Tensor& value) const;
@@ -34,6 +35,8 @@ class TokenRoutedMethod : public SiteMethod {
     void add_task(const std::string& start, Generator& noise) override;
     /// Depends on the tokens: the even mix stands for it in reports.
     std::vector<float> task_weights(int task) override;
+    /// Mean over the sites of what update() put into TokenRoute::losses.
+    at::Tensor auxiliary_loss(Adaptation& adaptation) override;
 
     virtual LowRank update(size_t site, const at::Tensor& x, const TokenRoute& route) const = 0;
     using SiteMethod::position;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // OrchMoE on Super-NaturalInstructions tasks, from training to a new process that serves the saved bundle,
 // with no task named anywhere after the data: train -> save -> new process -> load -> answer and evaluate.
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 #include <unistd.h>
