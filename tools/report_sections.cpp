@@ -216,6 +216,16 @@ std::string card(const std::string& title, const std::string& note, const Json& 
     return out.str();
 }
 
+/// Names of the sources a method mixes (PEMT), empty for other methods.
+std::vector<std::string> source_names(const RunData& run) {
+    const Json& sources = part(part(run.config, "method"), "sources");
+    std::vector<std::string> out;
+    if (!sources.is_array() || static_cast<double>(sources.size()) != real(run.routing, "skills")) return out;
+    for (const Json& source : sources)
+        out.push_back(source.is_string() ? source.get<std::string>() : word(source, "name"));
+    return out;
+}
+
 }  // namespace
 
 std::vector<std::string> skill_names(const RunData& run) {
@@ -223,11 +233,8 @@ std::vector<std::string> skill_names(const RunData& run) {
     const size_t count = std::isfinite(known) && known > 0 ? static_cast<size_t>(known) : 0;
     std::vector<std::string> out;
     const Json& method = part(run.config, "method");
-    const Json& given = part(run.routing, "skill_names");
-    if (given.is_array() && given.size() == count)
-        for (const Json& name : given)
-            out.push_back(name.is_string() ? name.get<std::string>() : name.dump());
-    if (out.size() == count) return out;
+    out = source_names(run);
+    if (!out.empty()) return out;
     const double common = real(method, "common_skills"), own = real(method, "private_skills");
     const std::vector<std::string> tasks = task_names(run.routing);
     if (common >= 0 && own >= 0 &&
@@ -406,8 +413,8 @@ std::string routing_section(const RunData& run) {
 }
 
 std::string sources_section(const RunData& run) {
-    const std::vector<std::string> names = skill_names(run);
-    if (!part(run.routing, "skill_names").is_array() || names.empty()) return "";
+    const std::vector<std::string> names = source_names(run);
+    if (names.empty()) return "";
     std::ostringstream out;
     out << "<section><h2>What each target takes from the sources</h2><p class=\"note\">Gate per source, "
            "averaged over "
