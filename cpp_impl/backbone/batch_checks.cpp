@@ -31,4 +31,10 @@ void check_slots(const Batch& batch, const ForwardOptions& options) {
     if (twice != sorted.end()) fail(Code::invalid_argument, "cache slot ", *twice, " is named by two rows");
 }
 
+void check_has_head(const Backbone& backbone) {
+    if (backbone.info().encoder_only)
+        fail(Code::unsupported, "'", backbone.info().name, "' is an encoder (", backbone.info().family,
+             "): it gives states of a text and has no head to train, score or generate with");
+}
+
 }  // namespace polyad

@@ -16,4 +16,7 @@ void check_tokens(const std::vector<int32_t>& tokens, int64_t vocab);
 /// Code::invalid_argument unless every row has a cache slot of its own.
 void check_slots(const Batch& batch, const ForwardOptions& options);
 
+/// Code::unsupported for a backbone that only encodes: nothing can be trained, scored or generated on it.
+void check_has_head(const Backbone& backbone);
+
 }  // namespace polyad

@@ -3,15 +3,13 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/gelu.h>
-#include <ATen/ops/relu.h>
-#include <ATen/ops/silu.h>
 #include <ATen/ops/tensor.h>
 
 #include <cmath>
 #include <map>
 #include <utility>
 
+#include "backbone/activation.h"
 #include "backbone/batch_checks.h"
 #include "backbone/encoder_decoder_cache.h"
 #include "backbone/output_head.h"
@@ -152,27 +150,13 @@ at::Tensor EncoderDecoder::cross_attention(const Pass& pass, int64_t layer, cons
     return linears(pass, {&attention.o}, o, pass.rows)[0];
 }
 
-at::Tensor EncoderDecoder::activated(const at::Tensor& x) const {
-    switch (config_.activation) {
-        case Activation::silu:
-            return at::silu(x);
-        case Activation::relu:
-            return at::relu(x);
-        case Activation::gelu:
-            return at::gelu(x);
-        case Activation::gelu_tanh:
-            return at::gelu(x, "tanh");
-    }
-    fail(Code::unsupported, "this activation is not known");
-}
-
 std::pair<at::Tensor, at::Tensor> EncoderDecoder::ffn(const Pass& pass, int64_t layer,
                                                       const at::Tensor& h) const {
     const Layer& weights = pass.stack.layers[static_cast<size_t>(layer)];
     std::vector<const Place*> in;
     for (const Place& place : weights.ffn_in) in.push_back(&place);
     const auto inner = linears(pass, in, h, pass.rows);
-    at::Tensor u = activated(inner[0]);
+    at::Tensor u = activate(config_.activation, inner[0]);
     if (inner.size() > 1) u = u * inner[1];
     return {linears(pass, {&weights.ffn_out}, u, pass.rows)[0], u};
 }

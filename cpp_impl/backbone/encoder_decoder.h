@@ -134,7 +134,6 @@ class EncoderDecoder : public Backbone {
     at::Tensor feed_forward(const Pass& pass, int64_t layer, const at::Tensor& h) const;
     /// One pass through the feed-forward: what it adds, and the input of its output projection.
     std::pair<at::Tensor, at::Tensor> ffn(const Pass& pass, int64_t layer, const at::Tensor& h) const;
-    at::Tensor activated(const at::Tensor& x) const;
 
     struct Loading {
         const TensorStore* store;

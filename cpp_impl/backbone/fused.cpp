@@ -94,7 +94,7 @@ void fill_call(AttentionCall& call, const AttentionPlan& plan, int64_t window, a
     call.args.kv_stride = plan.heads_kv * plan.head_dim;
     call.args.scale = static_cast<float>(plan.scale);
     call.args.window = static_cast<int32_t>(window);
-    call.args.causal = 1;
+    call.args.causal = plan.causal;
     call.args.query_position0_is_tail = 1;
 }
 

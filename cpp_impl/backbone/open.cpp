@@ -2,6 +2,7 @@
 // From files to a backbone: options decided, tokenizer attached, family dispatched.
 #include "backbone/backbone.h"
 #include "backbone/bart.h"
+#include "backbone/bert.h"
 #include "backbone/decoder.h"
 #include "backbone/t5.h"
 #include "base/error.h"
@@ -44,10 +45,10 @@ std::shared_ptr<const Backbone> assemble(const ModelFiles& files, const Backbone
         case Family::bart:
             return std::make_shared<const Bart>(files, plan, open_tokenizer(files));
         case Family::bert:
-            break;
+            return std::make_shared<const Bert>(files, plan, open_tokenizer(files));
     }
     fail(Code::unsupported, "'", files.name, "' is a ", family_name(files.config.family),
-         " model; this build runs llama, qwen2, qwen3, mistral, t5 and bart");
+         " model, which this build does not run");
 }
 
 }  // namespace

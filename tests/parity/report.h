@@ -59,6 +59,9 @@ std::vector<std::vector<int32_t>> greedy(const Backbone& backbone,
 void run_decoder(const Backbone& backbone, const Safetensors& expected, const Json& about, Report& report);
 void run_encoder_decoder(const Backbone& backbone, const Safetensors& expected, const Json& about,
                          Report& report);
+void run_encoder(const Backbone& backbone, const Safetensors& expected, Report& report);
+void run_minilm(const std::shared_ptr<const Backbone>& backbone, const std::filesystem::path& folder,
+                Report& report);
 void run_adapter(const std::shared_ptr<const Backbone>& backbone, const Safetensors& inputs,
                  const std::filesystem::path& folder, Report& report);
 void run_smollm2(const Backbone& backbone, const std::filesystem::path& folder, Report& report);
