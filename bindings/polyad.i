@@ -101,6 +101,8 @@ MACRO(polyad_request)
 %ignore polyad_request_options::token_count;
 %ignore polyad_request_options::weights;
 %ignore polyad_request_options::weight_count;
+%ignore polyad_request_options::intuition;
+%ignore polyad_request_options::intuition_count;
 %ignore polyad_request_options::stop;
 %ignore polyad_request_options::stop_count;
 %extend polyad_request_options {
@@ -118,6 +120,11 @@ MACRO(polyad_request)
         $self->weights = (const float *)polyad_binding_keep($self, values, count * sizeof *values);
         $self->weight_count = $self->weights ? count : 0;
         return $self->weights || !count;
+    }
+    int32_t set_intuition(const float *values, size_t count) {
+        $self->intuition = (const float *)polyad_binding_keep($self, values, count * sizeof *values);
+        $self->intuition_count = $self->intuition ? count : 0;
+        return $self->intuition || !count;
     }
     int32_t add_stop(const char *text) {
         return polyad_binding_add_string($self, &$self->stop, &$self->stop_count, text);

@@ -75,6 +75,7 @@ polyad_status* polyad_backbone_info(const polyad_backbone* backbone, polyad_text
                            {"context", info.context},
                            {"parameters", info.parameters},
                            {"encoder_decoder", info.encoder_decoder},
+                           {"encoder_only", info.encoder_only},
                            {"precision", object->backbone->compute_dtype() == at::kFloat ? "fp32" : "bf16"},
                            {"tokenizer", object->backbone->tokenizer() != nullptr},
                            {"sites", std::move(sites)}});

@@ -54,6 +54,9 @@ RequestOptions from_c(const polyad_request_options& o) {
     if (o.weight_count && !o.weights)
         fail(Code::invalid_argument, "'weights' is NULL but weight_count is ", o.weight_count);
     if (o.weights) out.weights.assign(o.weights, o.weights + o.weight_count);
+    if (o.intuition_count && !o.intuition)
+        fail(Code::invalid_argument, "'intuition' is NULL but intuition_count is ", o.intuition_count);
+    if (o.intuition) out.intuition.assign(o.intuition, o.intuition + o.intuition_count);
     if (o.stop_count && !o.stop)
         fail(Code::invalid_argument, "'stop' is NULL but stop_count is ", o.stop_count);
     for (size_t i = 0; i < o.stop_count; ++i) out.sampling.stop.push_back(required_string(o.stop[i], "stop"));

@@ -119,6 +119,32 @@ polyad_status* polyad_skillset_routing(const polyad_skillset* skillset, const po
     });
 }
 
+polyad_status* polyad_skillset_set_encoder(polyad_skillset* skillset, const polyad_backbone* encoder) {
+    return guarded([&] {
+        const auto object = get(skillset);
+        const auto other = get(encoder);
+        const Exclusive hold(object->use, "skillset");
+        object->skillset->set_encoder(other->backbone);
+    });
+}
+
+polyad_status* polyad_skillset_intuition(const polyad_skillset* skillset, const char* instruction,
+                                         const char* input, float* scores, size_t capacity, size_t* count) {
+    return guarded([&] {
+        clear_out(count, "count");
+        const auto object = get(skillset);
+        if (!scores && capacity) fail(Code::invalid_argument, "'scores' is NULL but capacity is ", capacity);
+        const std::string told = instruction ? required_string(instruction, "instruction") : std::string();
+        const std::string given = required_string(input, "input");
+        const Shared hold(object->use, "skillset");
+        std::vector<float> all;
+        object->backbone->context->compute->run(
+            [&] { all = object->skillset->intuition_of(told, given); });
+        std::copy_n(all.begin(), std::min(capacity, all.size()), scores);
+        *count = all.size();
+    });
+}
+
 polyad_status* polyad_skillset_set_metadata(polyad_skillset* skillset, const char* key,
                                             const char* value_json) {
     return guarded([&] {

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "data/prompt.h"
+#include "routing/clusters.h"
 
 namespace polyad {
 namespace {
@@ -35,15 +36,20 @@ bool AnswerLikelihood::shares_prompts(int task) {
     return shares_[task] = skillset_->method().collapse(skillset_->sites().front(), task).has_value();
 }
 
-at::Tensor AnswerLikelihood::hidden(const Batch& batch, const std::vector<int>& tasks, KvCache* cache,
-                                    const std::vector<int>& slots) {
+at::Tensor AnswerLikelihood::hidden(const Batch& batch, const std::vector<const Question*>& of_row,
+                                    KvCache* cache, const std::vector<int>& slots) {
     std::unique_ptr<Adaptation> adaptation;
     if (skillset_) {
         RouteInput route;
         route.row_begin = batch.row_begin;
         route.source_begin = batch.source_begin;
         route.prompt_length = batch.prompt_length;
-        route.task_ids.assign(tasks.begin(), tasks.end());
+        std::vector<const std::vector<float>*> intuition;
+        for (const Question* question : of_row) {
+            route.task_ids.push_back(question->task);
+            intuition.push_back(&question->intuition);
+        }
+        route.intuition = intuition_rows(intuition);
         adaptation = skillset_->method().adapt(route);
     }
     ForwardOptions forward;
@@ -92,13 +98,13 @@ void AnswerLikelihood::score_whole_rows(const std::vector<const Question*>& ques
         between();
         const size_t end = std::min(rows.size(), begin + static_cast<size_t>(batch_size_));
         std::vector<const EncodedExample*> chunk;
-        std::vector<int> tasks;
+        std::vector<const Question*> asked;
         for (size_t i = begin; i < end; ++i) {
             chunk.push_back(&rows[i]);
-            tasks.push_back(questions[of_row[i].first]->task);
+            asked.push_back(questions[of_row[i].first]);
         }
         const Batch batch = pack(chunk, backbone_.info().decoder_start);
-        const at::Tensor states = hidden(batch, tasks, nullptr, {});
+        const at::Tensor states = hidden(batch, asked, nullptr, {});
         std::vector<int64_t> positions;
         std::vector<int32_t> targets;
         for (int i = 0; i < batch.size(); ++i)
@@ -125,7 +131,7 @@ void AnswerLikelihood::score_shared_prompts(const std::vector<const Question*>& 
     Batch prompts;
     prompts.row_begin.push_back(0);
     if (encodes) prompts.source_begin.push_back(0);
-    std::vector<int> tasks, slots;
+    std::vector<int> slots;
     std::vector<int64_t> positions;
     std::vector<int32_t> targets;
     for (size_t q = 0; q < questions.size(); ++q) {
@@ -139,7 +145,6 @@ void AnswerLikelihood::score_shared_prompts(const std::vector<const Question*>& 
         const size_t own = encodes ? 1 : question.prompt.size();
         prompts.row_begin.push_back(static_cast<int32_t>(prompts.tokens.size()));
         prompts.prompt_length.push_back(static_cast<int32_t>(question.prompt.size()));
-        tasks.push_back(question.task);
         slots.push_back(static_cast<int>(q));
         most_answers = std::max(most_answers, question.answers.size());
         for (const auto& answer :
@@ -152,7 +157,7 @@ void AnswerLikelihood::score_shared_prompts(const std::vector<const Question*>& 
     const std::unique_ptr<KvCache> cache =
         backbone_.make_cache(static_cast<int>(questions.size()), static_cast<int>(capacity));
     {
-        const at::Tensor states = hidden(prompts, tasks, cache.get(), slots);
+        const at::Tensor states = hidden(prompts, questions, cache.get(), slots);
         const std::vector<double> first = log_probabilities(backbone_, states, positions, targets);
         size_t next = 0;
         for (auto* scores : out)
@@ -164,7 +169,8 @@ void AnswerLikelihood::score_shared_prompts(const std::vector<const Question*>& 
         Batch batch;
         batch.row_begin.push_back(0);
         std::vector<size_t> of_row;
-        tasks.clear(), slots.clear(), positions.clear(), targets.clear();
+        std::vector<const Question*> asked;
+        slots.clear(), positions.clear(), targets.clear();
         for (size_t q = 0; q < questions.size(); ++q) {
             if (k >= questions[q]->answers.size() || questions[q]->answers[k].size() < 2) continue;
             const auto& answer = questions[q]->answers[k];
@@ -176,13 +182,13 @@ void AnswerLikelihood::score_shared_prompts(const std::vector<const Question*>& 
             batch.row_begin.push_back(static_cast<int32_t>(batch.tokens.size()));
             batch.prompt_length.push_back(0);
             of_row.push_back(q);
-            tasks.push_back(questions[q]->task);
+            asked.push_back(questions[q]);
             slots.push_back(static_cast<int>(q));
         }
         if (of_row.empty()) continue;
         between();
         const std::vector<double> rest =
-            log_probabilities(backbone_, hidden(batch, tasks, cache.get(), slots), positions, targets);
+            log_probabilities(backbone_, hidden(batch, asked, cache.get(), slots), positions, targets);
         size_t next = 0;
         for (const size_t q : of_row) {
             for (size_t i = 0; i + 1 < questions[q]->answers[k].size(); ++i) (*out[q])[k] += rest[next++];

@@ -16,7 +16,8 @@ namespace polyad {
 struct Question {
     std::vector<int32_t> prompt;
     std::vector<std::vector<int32_t>> answers;
-    int task = -1;  ///< in the skillset's table
+    int task = -1;                 ///< in the skillset's table
+    std::vector<float> intuition = {};  ///< scores of its prompt; empty = none
 };
 
 class AnswerLikelihood {
@@ -36,7 +37,8 @@ class AnswerLikelihood {
     int64_t tokens() const { return tokens_; }
 
   private:
-    at::Tensor hidden(const Batch& batch, const std::vector<int>& tasks, KvCache* cache,
+    /// `of_row` [rows]: whose task and intuition each row has.
+    at::Tensor hidden(const Batch& batch, const std::vector<const Question*>& of_row, KvCache* cache,
                       const std::vector<int>& slots);
     void score_whole_rows(const std::vector<const Question*>& questions,
                           const std::vector<std::vector<double>*>& out, const std::function<void()>& between);

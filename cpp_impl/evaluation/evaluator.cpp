@@ -8,8 +8,10 @@
 #include <cmath>
 #include <limits>
 
+#include "backbone/batch_checks.h"
 #include "base/error.h"
 #include "evaluation/report.h"
+#include "routing/intuition.h"
 #include "serving/generate.h"
 
 namespace polyad {
@@ -61,6 +63,7 @@ Evaluator::Evaluator(std::shared_ptr<const Backbone> backbone, std::shared_ptr<S
       skillset_(std::move(skillset)),
       dataset_(std::move(dataset)),
       options_(std::move(options)) {
+    check_has_head(*backbone_);
     if (skillset_ && skillset_->backbone() != backbone_)
         fail(Code::invalid_argument,
              "the skillset was opened on another backbone object than the one to evaluate on");
@@ -209,8 +212,11 @@ void Evaluator::rank(const std::vector<Item>& items, const std::vector<std::vect
                      std::vector<Outcome*>& out) {
     std::vector<Question> questions;
     for (size_t i = 0; i < items.size(); ++i) {
-        Question question{prompts[i], {}, task_ids_[static_cast<size_t>(items[i].task)]};
+        Question question{prompts[i], {}, task_ids_[static_cast<size_t>(items[i].task)], {}};
         named(items[i], [&] {
+            if (skillset_)
+                question.intuition =
+                    skillset_->intuition_of(task_of(items[i]).instruction, example_of(items[i]).input);
             for (const std::string& label : task_of(items[i]).labels)
                 question.answers.push_back(prompts_->answer(label));
             size_t longest = 0;
@@ -256,6 +262,7 @@ void Evaluator::generate(const std::vector<Item>& items, const std::vector<std::
         input.skillset = skillset_;
         input.task = task_ids_[static_cast<size_t>(items[i].task)];
         input.prompt = prompts[i];
+        input.text = Intuition::text_of(task_of(items[i]).instruction, example_of(items[i]).input);
         const int64_t room = room_for_answer(*backbone_, input);
         named(items[i], [&] {
             if (room < 1)

@@ -15,6 +15,7 @@
 #include "data/prompt.h"
 #include "evaluation/linkage.h"
 #include "evaluation/routing_sums.h"
+#include "routing/clusters.h"
 
 namespace polyad {
 namespace {
@@ -119,6 +120,7 @@ class RowRun {
                 }
                 encoded_.push_back(std::move(row));
                 tables_.push_back(subjects[s].table_index);
+                intuition_.push_back(skillset_.intuition_of(task.instruction, all[i].input));
                 examples.push_back({s, &all[i], {}});
                 if (encoded_.size() == static_cast<size_t>(options_.batch_size)) run(sums);
             }
@@ -143,6 +145,9 @@ class RowRun {
         route.prompt_length = batch.prompt_length;
         route.source_begin = batch.source_begin;
         route.task_ids.assign(tables_.begin(), tables_.end());
+        std::vector<const std::vector<float>*> intuition;
+        for (const std::vector<float>& row : intuition_) intuition.push_back(&row);
+        route.intuition = intuition_rows(intuition);
         route.trace = &trace;
         const std::unique_ptr<Adaptation> adaptation = skillset_.method().adapt(route);
         ForwardOptions forward;
@@ -166,6 +171,7 @@ class RowRun {
         for (size_t b = 0; b < encoded_.size(); ++b) examples[first + b].share = shares[b];
         encoded_.clear();
         tables_.clear();
+        intuition_.clear();
     }
 
     const Skillset& skillset_;
@@ -173,6 +179,7 @@ class RowRun {
     const RoutingOptions& options_;
     std::vector<EncodedExample> encoded_;
     std::vector<int> tables_;
+    std::vector<std::vector<float>> intuition_;
 };
 
 Json examples_of(const std::vector<ExampleShare>& rows, const std::vector<Subject>& subjects, int64_t skills,

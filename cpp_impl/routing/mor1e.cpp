@@ -37,6 +37,7 @@ class MoR1E final : public TokenRoutedMethod {
         factor_ = reader.number("gate_factor", 100.0, 1e-3, 1e6);
         ablation_ = reader.choice("ablation", "none", {"none", "intuition", "router"});
         init_ = read_skill_init(reader);
+        intuition_ = reader.object("intuition");  // the skillset's: where RouteInput::intuition comes from
         reader.finish();
         for (const Site& site : sites_) {
             const std::string a = site.path + ".lora_a";
@@ -77,7 +78,8 @@ class MoR1E final : public TokenRoutedMethod {
                     {"c_task", c_task_},
                     {"gate_factor", factor_},
                     {"ablation", ablation_},
-                    {"init", skill_init_name(init_)}};
+                    {"init", skill_init_name(init_)},
+                    {"intuition", intuition_}};
         if (flex_) {
             out["r1"] = ranks_in_;
             out["r2"] = ranks_out_;
@@ -92,6 +94,7 @@ class MoR1E final : public TokenRoutedMethod {
     int64_t ranks_in_ = 4, ranks_out_ = 8, experts_ = 32;
     double c_tok_ = 32.0, c_task_ = 4.0, factor_ = 100.0;
     std::string ablation_;
+    Json intuition_;
     SkillInit init_ = SkillInit::kaiming;
     std::vector<size_t> down_, up_, router_, omega_, gamma_;  ///< parameter indices per site
 };

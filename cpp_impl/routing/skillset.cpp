@@ -2,6 +2,7 @@
 #include "routing/skillset.h"
 
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
 #include <c10/util/Exception.h>
 
 #include <algorithm>
@@ -9,10 +10,12 @@
 #include <cstring>
 #include <map>
 #include <numeric>
+#include <optional>
 #include <set>
 
 #include "base/error.h"
 #include "io/bundle.h"
+#include "routing/intuition.h"
 
 namespace polyad {
 namespace {
@@ -28,6 +31,16 @@ Json method_config(const Json& config) {
     Json out = config;
     for (const char* key : own_keys) out.erase(key);
     return out;
+}
+
+constexpr const char* centroids_name = "intuition.centroids";  ///< among a bundle's tensors
+
+/// nullopt for methods that read no intuition, and when none is configured.
+std::optional<IntuitionConfig> intuition_config(const Method& method) {
+    const Json config = method.config();
+    const auto value = config.find("intuition");
+    if (value == config.end() || value->empty()) return std::nullopt;
+    return IntuitionConfig::from_json(*value, method.skill_count());
 }
 
 Json own_config(const Json& config) {
@@ -197,15 +210,26 @@ std::shared_ptr<Skillset> Skillset::build(std::shared_ptr<const Backbone> backbo
     if (self.tasks_.empty() && self.method_->needs_task())
         fail(Code::invalid_argument, "method '", config.at("method").get<std::string>(),
              "' needs at least one task");
+    self.takes_intuition_ = self.method_->config().contains("intuition");
     return skillset;
 }
 
 std::shared_ptr<Skillset> Skillset::create(std::shared_ptr<const Backbone> backbone,
                                            const std::vector<Task>& tasks, const Json& config,
-                                           const at::Tensor& task_vectors) {
+                                           const at::Tensor& task_vectors,
+                                           std::shared_ptr<const Backbone> encoder) {
     std::vector<TaskEntry> entries;
     for (const Task& task : tasks) entries.push_back(TaskEntry::from(task));
-    return build(std::move(backbone), std::move(entries), config, Fill::initialised, task_vectors);
+    const auto skillset =
+        build(std::move(backbone), std::move(entries), config, Fill::initialised, task_vectors);
+    if (auto intuition = intuition_config(*skillset->method_)) {
+        skillset->intuition_ =
+            Intuition::learn(std::move(*intuition), tasks, skillset->seed_, std::move(encoder));
+        skillset->metadata_["intuition"] = skillset->intuition_->summary();
+    } else if (encoder) {
+        fail(Code::invalid_config, "a sentence encoder is given, but no intuition is configured");
+    }
+    return skillset;
 }
 
 std::shared_ptr<Skillset> Skillset::load(std::shared_ptr<const Backbone> backbone,
@@ -221,11 +245,19 @@ std::shared_ptr<Skillset> Skillset::load(std::shared_ptr<const Backbone> backbon
     std::vector<TaskEntry> tasks;
     for (const Json& task : bundle.tasks) tasks.push_back(task_from_json(task, tasks.size()));
     std::shared_ptr<Skillset> skillset;
+    std::optional<IntuitionConfig> intuition;
     try {
         // First the shapes alone: a file that asks for huge tables without bringing their bytes costs
         // nothing.
-        check_tensors(bundle.tensors,
-                      build(backbone, tasks, bundle.config, Fill::shapes_only)->method_->parameters());
+        const auto shapes = build(backbone, tasks, bundle.config, Fill::shapes_only);
+        std::vector<Parameter> expected = shapes->method_->parameters();
+        intuition = intuition_config(*shapes->method_);
+        if (intuition)
+            expected.push_back({centroids_name, ParameterGroup::router,
+                                at::empty({intuition->clusters, intuition->width},
+                                          at::TensorOptions().dtype(at::kFloat).device(at::kMeta)),
+                                false});
+        check_tensors(bundle.tensors, expected);
         skillset = build(backbone, std::move(tasks), bundle.config, Fill::uninitialised);
     } catch (const Error& e) {
         if (e.code() != Code::invalid_config && e.code() != Code::invalid_argument) throw;
@@ -243,6 +275,13 @@ std::shared_ptr<Skillset> Skillset::load(std::shared_ptr<const Backbone> backbon
             std::memcpy(p.value.mutable_data_ptr<float>(), tensor.data.data(), tensor.data.size());
     }
     skillset->method_->parameters_changed();
+    if (intuition) {
+        const StoredTensor& tensor = *stored.at(centroids_name);
+        at::Tensor centroids = at::empty(tensor.shape, at::TensorOptions().dtype(at::kFloat));
+        if (!tensor.data.empty())
+            std::memcpy(centroids.mutable_data_ptr<float>(), tensor.data.data(), tensor.data.size());
+        skillset->intuition_ = std::make_shared<Intuition>(std::move(*intuition), std::move(centroids));
+    }
     skillset->metadata_ = bundle.metadata.is_null() ? Json::object() : std::move(bundle.metadata);
     skillset->extra_ = std::move(bundle.extra);
     return skillset;
@@ -274,6 +313,15 @@ std::string Skillset::save_to_memory() const {
         tensor.data = std::as_bytes(std::span(values, count));
         bundle.tensors.push_back(std::move(tensor));
     }
+    if (intuition_) {
+        const at::Tensor& centroids = intuition_->centroids();
+        StoredTensor tensor;
+        tensor.name = centroids_name;
+        tensor.shape = centroids.sizes().vec();
+        tensor.data = std::as_bytes(
+            std::span(centroids.const_data_ptr<float>(), static_cast<size_t>(centroids.numel())));
+        bundle.tensors.push_back(std::move(tensor));
+    }
     return encode_bundle(bundle);
 }
 
@@ -290,6 +338,7 @@ std::shared_ptr<Skillset> Skillset::snapshot() const {
         std::copy_n(from[i].value.const_data_ptr<float>(), from[i].value.numel(),
                     to[i].value.mutable_data_ptr<float>());
     copy->method_->parameters_changed();
+    copy->intuition_ = intuition_;
     copy->metadata_ = metadata_;
     copy->extra_ = extra_;
     return copy;
@@ -339,7 +388,26 @@ Json Skillset::config() const {
     out["target_modules"] = target_modules_;
     out["seed"] = seed_;
     out["prompt"] = prompts_->format().to_json();
+    if (intuition_) out["intuition"] = intuition_->config().to_json();
     return out;
+}
+
+std::vector<float> Skillset::intuition_of(std::string_view instruction, std::string_view input) const {
+    return intuition_ ? intuition_->scores(Intuition::text_of(instruction, input)) : std::vector<float>();
+}
+
+std::vector<float> Skillset::intuition_of(const std::vector<int32_t>& prompt) const {
+    if (!intuition_) return {};
+    if (!backbone_->tokenizer())
+        fail(Code::unsupported,
+             "this backbone came without a tokenizer, so a prompt of ids has no text to score: give the "
+             "request's intuition");
+    return intuition_->scores(backbone_->tokenizer()->decode(prompt, true));
+}
+
+void Skillset::set_encoder(std::shared_ptr<const Backbone> encoder) {
+    if (!intuition_) fail(Code::wrong_state, "this skillset has no intuition, so it needs no encoder");
+    intuition_->set_encoder(std::move(encoder));
 }
 
 }  // namespace polyad

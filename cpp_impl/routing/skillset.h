@@ -16,6 +16,8 @@
 
 namespace polyad {
 
+class Intuition;
+
 /// What a bundle keeps of a task.
 struct TaskEntry {
     std::string name, category, instruction;
@@ -31,9 +33,12 @@ class Skillset {
     /// Fresh skills for the dataset's tasks. `config` = method config (routing/method.h) plus
     /// "target_modules", "seed" and "prompt" (data/prompt.h).
     /// `task_vectors` [tasks, width]: for methods that route by them (training/task_vectors.h makes them).
+    /// A configured intuition clusters the tasks' training texts with `encoder`, or, when that is null, with
+    /// the one its configuration names.
     static std::shared_ptr<Skillset> create(std::shared_ptr<const Backbone> backbone,
                                             const std::vector<Task>& tasks, const Json& config,
-                                            const at::Tensor& task_vectors = {});
+                                            const at::Tensor& task_vectors = {},
+                                            std::shared_ptr<const Backbone> encoder = nullptr);
     /// Refuses a bundle made for another backbone (Code::backbone_mismatch, both names in the message).
     static std::shared_ptr<Skillset> load(std::shared_ptr<const Backbone> backbone,
                                           const std::filesystem::path& path);
@@ -48,6 +53,20 @@ class Skillset {
     const std::vector<TaskEntry>& tasks() const { return tasks_; }
     const std::vector<Site>& sites() const { return sites_; }  ///< the adapted ones
     const PromptEncoder& prompts() const { return *prompts_; }
+
+    /// What the router is told of a prompt's text beforehand (routing/intuition.h); null = nothing.
+    const std::shared_ptr<Intuition>& intuition() const { return intuition_; }
+    /// True when the method reads RouteInput::intuition, so that a request may bring its own.
+    bool takes_intuition() const { return takes_intuition_; }
+    /// Scores of a prompt, [skills]; empty without an intuition. Opens its encoder when it must.
+    std::vector<float> intuition_of(std::string_view instruction, std::string_view input) const;
+    /// The same of a prompt that came as ids: their text, special tokens left out.
+    std::vector<float> intuition_of(const std::vector<int32_t>& prompt) const;
+    /// The intuition's sentence encoder, instead of opening the path its configuration names.
+    /// Code::backbone_mismatch for another one than its clusters were made with, Code::wrong_state when there
+    /// is no intuition.
+    void set_encoder(std::shared_ptr<const Backbone> encoder);
+
     /// Index of a task; Code::unknown_task lists the nearest names.
     int task_index(std::string_view name) const;
     /// Few-shot: adds a task (methods.md 8.6, 9); `start` = "fresh" | "uniform". Returns its index.
@@ -73,6 +92,8 @@ class Skillset {
     std::vector<TaskEntry> tasks_;
     std::vector<Site> sites_;
     std::unique_ptr<PromptEncoder> prompts_;
+    std::shared_ptr<Intuition> intuition_;  ///< shared by snapshots: it never changes
+    bool takes_intuition_ = false;
     Json target_modules_;
     uint64_t seed_ = 0;
     Json metadata_ = Json::object();

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "routing/intuition.h"
 
 namespace polyad {
 namespace {
@@ -87,7 +88,10 @@ Engine::~Engine() {
 }
 
 void Engine::publish(const std::string& name, const Skillset& skillset) {
-    publish(name, Skillset::load(backbone_, Bytes::copy_of(skillset.save_to_memory(), name)));
+    const auto copy = Skillset::load(backbone_, Bytes::copy_of(skillset.save_to_memory(), name));
+    if (skillset.intuition())
+        if (auto encoder = skillset.intuition()->opened()) copy->set_encoder(std::move(encoder));
+    publish(name, std::shared_ptr<const Skillset>(copy));
 }
 
 void Engine::publish(const std::string& name, std::shared_ptr<const Skillset> skillset) {
@@ -122,6 +126,7 @@ GenerationInput Engine::make_input(const RequestOptions& options, RequestResult&
     GenerationInput input;
     input.sampling = options.sampling;
     input.weights = options.weights;
+    input.intuition = options.intuition;
     if (!options.skillset.empty()) {
         const std::lock_guard lock(mutex_);
         const auto at = published_.find(options.skillset);
@@ -143,6 +148,7 @@ GenerationInput Engine::make_input(const RequestOptions& options, RequestResult&
             input.task < 0 ? Task() : input.skillset->tasks()[static_cast<size_t>(input.task)].to_task();
         int truncated = 0;
         input.prompt = input.skillset->prompts().prompt(task, *options.prompt, &truncated);
+        input.text = Intuition::text_of(task.instruction, *options.prompt);
         result.truncated = truncated;
     } else {
         PromptFormat format;  // the model's own chat template when it has one

@@ -31,6 +31,7 @@ struct RequestOptions {
     std::optional<std::string> prompt;  ///< the example's input, put into the task's prompt
     std::vector<int32_t> tokens;        ///< or a finished prompt as ids
     std::vector<float> weights;         ///< explicit skill weights; empty = let the router decide
+    std::vector<float> intuition;       ///< scores against the skillset's clusters; empty = from the prompt
     SamplingOptions sampling;
 };
 

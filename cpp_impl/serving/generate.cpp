@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "routing/intuition.h"
 
 namespace polyad {
 namespace {
@@ -19,11 +20,23 @@ constexpr size_t prompt_tokens_per_step = 4096;
 
 void check_route(const GenerationInput& input) {
     if (!input.skillset) {
-        if (input.task >= 0 || !input.weights.empty())
-            fail(Code::invalid_argument, "a task or skill weights need a skillset: none is given");
+        if (input.task >= 0 || !input.weights.empty() || !input.intuition.empty())
+            fail(Code::invalid_argument,
+                 "a task, skill weights or an intuition need a skillset: none is given");
         return;
     }
     Method& method = input.skillset->method();
+    if (!input.intuition.empty()) {
+        const int skills = method.skill_count();
+        if (!input.skillset->takes_intuition())
+            fail(Code::invalid_argument, "intuition: this skillset's method reads none");
+        if (static_cast<int>(input.intuition.size()) != skills)
+            fail(Code::invalid_argument, "intuition: ", input.intuition.size(),
+                 " scores given, the skillset has ", skills, " skills");
+        for (const float score : input.intuition)
+            if (!std::isfinite(score))
+                fail(Code::invalid_argument, "intuition: an entry is not a finite number");
+    }
     const int tasks = static_cast<int>(input.skillset->tasks().size());
     if (!input.weights.empty()) {
         const int skills = method.skill_count();
@@ -40,6 +53,14 @@ void check_route(const GenerationInput& input) {
     if (input.task < 0 && method.needs_task())
         fail(Code::unknown_task, "this skillset routes by task: name one of its ", tasks,
              " tasks or give skill weights");
+}
+
+/// Scores of the row's prompt, unless the host brought them or the router is not asked.
+void make_intuition(GenerationInput& input) {
+    if (!input.skillset || !input.skillset->intuition() || !input.intuition.empty() || !input.weights.empty())
+        return;
+    input.intuition = input.text ? input.skillset->intuition()->scores(*input.text)
+                                 : input.skillset->intuition_of(input.prompt);
 }
 
 /// The prompt and what a method puts before it.
@@ -112,6 +133,7 @@ GenerationBatch::GenerationBatch(std::shared_ptr<const Backbone> backbone, int s
 void GenerationBatch::add(std::shared_ptr<GenerationRow> row) {
     check_input(*backbone_, row->input, capacity());
     if (free_.empty()) fail(Code::invalid_argument, "all ", cache_->slots(), " rows of the batch are in use");
+    make_intuition(row->input);
     row->slot_ = free_.back();
     free_.pop_back();
     cache_->truncate(row->slot_, 0);
@@ -173,7 +195,8 @@ void GenerationBatch::forward(Routing& routing, const std::vector<GenerationRow*
     batch.row_begin.push_back(0);
     if (encodes) batch.source_begin.push_back(0);
     for (GenerationRow* row : rows) {
-        RowRoute route{row->input.skillset.get(), row->input.task, row->input.weights, 0, &row->memory_};
+        RowRoute route{row->input.skillset.get(), row->input.task, row->input.weights, 0, &row->memory_,
+                       &row->input.intuition};
         if (row->prefilled_) {
             batch.tokens.push_back(row->tokens.back());
         } else {

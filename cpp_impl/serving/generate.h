@@ -8,6 +8,7 @@
 #include <exception>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -24,6 +25,10 @@ struct GenerationInput {
     int task = -1;                             ///< in the skillset's table; -1 = none
     std::vector<float> weights;                ///< explicit skill weights instead of the router's
     std::vector<int32_t> prompt;               ///< token ids
+    /// Scores against the skillset's clusters, when the host brings its own; empty = made of `text`, or of
+    /// what the prompt's ids say.
+    std::vector<float> intuition;
+    std::optional<std::string> text;  ///< instruction and input, as Intuition::text_of joins them
     SamplingOptions sampling;
 };
 

@@ -6,6 +6,7 @@
 #include <iterator>
 
 #include "base/error.h"
+#include "routing/clusters.h"
 
 namespace polyad {
 namespace {
@@ -49,14 +50,17 @@ MixedAdaptation::MixedAdaptation(const std::vector<RowRoute>& rows, const Batch&
                 own[stream]->push_back((*begins[stream])[b] - (*begins[stream])[begin]);
         }
         bool explicit_weights = false;
+        std::vector<const std::vector<float>*> intuition;
         for (size_t b = begin; b < end; ++b) {
             input.prompt_length.push_back(rows[b].prompt_tokens);
             input.task_ids.push_back(rows[b].task);
             input.weights.push_back(rows[b].weights);
             input.memory.push_back(rows[b].memory);
+            intuition.push_back(rows[b].intuition);
             explicit_weights |= !rows[b].weights.empty();
         }
         if (!explicit_weights) input.weights.clear();
+        input.intuition = intuition_rows(intuition);
         POLYAD_CHECK(!skillset->method().exclusive() || part.rows == rows_);
         part.adaptation = skillset->method().adapt(input);
         parts_.push_back(std::move(part));
@@ -78,9 +82,8 @@ std::vector<LowRank> MixedAdaptation::at(const Site& site, const at::Tensor& x) 
                     update.group_of_row.empty() ? 0 : update.group_of_row[static_cast<size_t>(b)];
             update.group_of_row = std::move(groups);
             if (update.gate.defined())
-                update.gate = update.gate_per_token
-                                  ? widen(update.gate, total_[stream], part.first[stream])
-                                  : widen(update.gate, rows_, part.first_row);
+                update.gate = update.gate_per_token ? widen(update.gate, total_[stream], part.first[stream])
+                                                    : widen(update.gate, rows_, part.first_row);
             if (update.input.defined())
                 update.input = widen(update.input, total_[stream], part.first[stream]);
         }
@@ -97,8 +100,7 @@ void MixedAdaptation::begin(const Backbone& backbone, const Batch& batch, const 
 void MixedAdaptation::encoded(const at::Tensor& states) {
     const auto stream = static_cast<int>(Stream::source);
     for (Part& part : parts_)
-        part.adaptation->encoded(alone_ ? states
-                                        : states.narrow(0, part.first[stream], part.count[stream]));
+        part.adaptation->encoded(alone_ ? states : states.narrow(0, part.first[stream], part.count[stream]));
 }
 
 std::vector<at::Tensor> MixedAdaptation::prefix() {

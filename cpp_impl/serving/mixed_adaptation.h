@@ -15,8 +15,9 @@ struct RowRoute {
     const Skillset* skillset = nullptr;  ///< null: the backbone alone
     int task = -1;                       ///< -1 = none
     std::vector<float> weights;          ///< explicit skill weights; empty = let the router decide
-    int32_t prompt_tokens = 0;  ///< leading tokens of the row, in this batch, that belong to its prompt
+    int32_t prompt_tokens = 0;      ///< leading tokens of the row, in this batch, that belong to its prompt
     RouteMemory* memory = nullptr;  ///< what its router keeps between the steps of its generation
+    const std::vector<float>* intuition = nullptr;  ///< its scores against clusters; null or empty = none
 };
 
 /// Each skillset routes its own rows by its own Adaptation; here their updates are merged, foreign rows
@@ -48,7 +49,7 @@ class MixedAdaptation final : public Adaptation {
         int64_t first[2] = {0, 0}, count[2] = {0, 0};  ///< tokens, per Stream
     };
     int rows_ = 0;
-    int64_t total_[2] = {0, 0};  ///< tokens of the batch, per Stream
+    int64_t total_[2] = {0, 0};    ///< tokens of the batch, per Stream
     Adaptation* alone_ = nullptr;  ///< the one adaptation, when all rows are its own
     std::vector<Part> parts_;
 };

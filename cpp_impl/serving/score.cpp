@@ -4,6 +4,7 @@
 #include <ATen/core/grad_mode.h>
 
 #include "base/error.h"
+#include "routing/clusters.h"
 
 namespace polyad {
 
@@ -31,6 +32,8 @@ std::vector<float> last_logits(const Backbone& backbone, const Skillset* skillse
         route.source_begin = batch.source_begin;
         route.prompt_length = batch.prompt_length;
         route.task_ids = {task};
+        const std::vector<float> intuition = skillset->intuition_of(tokens);
+        route.intuition = intuition_rows({&intuition});
         adaptation = skillset->method().adapt(route);
     }
     ForwardOptions options;

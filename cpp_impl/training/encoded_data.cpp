@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "training/encoded_data.h"
 
+#include "backbone/batch_checks.h"
 #include "base/error.h"
 #include "base/log.h"
 
@@ -32,6 +33,7 @@ auto encode_at(const Task& task, Split split, size_t index, Encode encode) {
 
 EncodedData::EncodedData(const Skillset& skillset, const Dataset& dataset)
     : skillset_(skillset), dataset_(dataset) {
+    check_has_head(*skillset.backbone());
     const std::vector<Task>& tasks = dataset.tasks();
     for (const Task& task : tasks) {
         const std::vector<Example>& train = task.examples(Split::train);
@@ -93,6 +95,7 @@ TrainingRow EncodedData::row(Split split, int task_index, int index, int output)
     row.task = skillset_task_[t];
     row.dataset_task = task_index;
     row.index = index;
+    row.intuition = skillset_.intuition_of(task.instruction, example.input);
     return row;
 }
 

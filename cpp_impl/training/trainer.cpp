@@ -14,6 +14,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "evaluation/routing_statistics.h"
+#include "routing/clusters.h"
 
 namespace polyad {
 namespace {
@@ -76,14 +77,17 @@ struct Forward {
 
     Forward(const Backbone& backbone, const std::vector<TrainingRow>& rows, Mode mode, Generator* noise) {
         std::vector<const EncodedExample*> examples;
+        std::vector<const std::vector<float>*> intuition;
         for (const TrainingRow& row : rows) {
             examples.push_back(row.example.get());
             route.task_ids.push_back(row.task);
+            intuition.push_back(&row.intuition);
         }
         batch = pack(examples, backbone.info().decoder_start);
         route.row_begin = batch.row_begin;
         route.source_begin = batch.source_begin;
         route.prompt_length = batch.prompt_length;
+        route.intuition = intuition_rows(intuition);
         route.mode = mode;
         route.noise = noise;
         for (int b = 0; b < batch.rows(); ++b)

@@ -36,6 +36,8 @@ std::string difference(const std::string& what, const at::Tensor& got, const at:
 
 /// Runs a case with the product's classes; returns what is wrong with it, empty when nothing is.
 std::string run_method_case(const Case& c);
+/// Cluster scores, which belong to no layer.
+std::string run_intuition_case(const Case& c);
 /// False when no class of the product stands behind this method.
 bool knows_method(const std::string& method);
 

@@ -26,6 +26,7 @@ std::string run_file(const std::filesystem::path& file, const std::vector<std::s
     selected = methods.empty() || std::find(methods.begin(), methods.end(), c.method) != methods.end();
     if (!selected) return {};
     if (c.name != file.stem().string()) return "the case calls itself '" + c.name + "'";
+    if (c.method == "intuition") return run_intuition_case(c);
     if (!knows_method(c.method)) return "method '" + c.method + "' is not known";
     return run_method_case(c);
 }

@@ -243,6 +243,14 @@ POLYAD_API POLYAD_MUST_USE polyad_status *polyad_skillset_task_weights(const pol
  * logged as a warning. Errors: INVALID_ARGUMENT (rows are needed), BAD_DATA (an empty split), UNKNOWN_TASK, INVALID_CONFIG. Since 0.1. */
 POLYAD_API POLYAD_MUST_USE polyad_status *polyad_skillset_routing(const polyad_skillset *skillset, const polyad_dataset *dataset,
                                                                   const char *options_json, polyad_text **json);
+/* MoR1E with an `intuition` configuration: its clusters were made with a sentence encoder (BERT), which is opened from the path
+ * the configuration names when the first prompt needs it. This gives it an opened one instead, for hosts that keep it elsewhere.
+ * Errors: BACKBONE_MISMATCH (clusters from another encoder), UNSUPPORTED (not an encoder), WRONG_STATE (no intuition). Since 0.1. */
+POLYAD_API POLYAD_MUST_USE polyad_status *polyad_skillset_set_encoder(polyad_skillset *skillset, const polyad_backbone *encoder);
+/* What a prompt's text scores against the clusters, as training and serving see it. `instruction` may be NULL; a task's own is in
+ * polyad_skillset_info. Writes up to `capacity`, sets *count (0: no intuition). Errors: NOT_FOUND, BACKBONE_MISMATCH. Since 0.1. */
+POLYAD_API POLYAD_MUST_USE polyad_status *polyad_skillset_intuition(const polyad_skillset *skillset, const char *instruction,
+                                                                    const char *input, float *scores, size_t capacity, size_t *count);
 /* Replaces free metadata kept in the bundle under `key`; value is JSON. Since 0.1. */
 POLYAD_API POLYAD_MUST_USE polyad_status *polyad_skillset_set_metadata(polyad_skillset *skillset, const char *key, const char *value_json);
 /* All trainable parameters as one flat float32 buffer in bundle order (federated or data-parallel hosts).
@@ -398,6 +406,8 @@ typedef struct polyad_request_options {
     const char *const *stop;  /* the answer ends before the first of these strings */
     size_t stop_count;
     int32_t ignore_eos;       /* not 0: go on after the end token (benchmarks) */
+    const float *intuition;   /* MoR1E: the host's own scores of the prompt, one per expert; NULL = from the prompt's text */
+    size_t intuition_count;
 } polyad_request_options;
 POLYAD_API void polyad_request_options_init(polyad_request_options *options);
 

@@ -164,6 +164,17 @@ class Skillset : public Handle<polyad_skillset, polyad_skillset_retain, polyad_s
         check(polyad_skillset_routing(handle_, tasks ? tasks->get() : nullptr, options_json.c_str(), &json));
         return take(json);
     }
+    /// The sentence encoder of a MoR1E intuition, instead of opening the one its configuration names.
+    void set_encoder(const Backbone& encoder) { check(polyad_skillset_set_encoder(handle_, encoder.get())); }
+    /// Scores of a prompt's text against the clusters; empty without an intuition.
+    std::vector<float> intuition(const std::string& instruction, const std::string& input) const {
+        size_t count = 0;
+        check(polyad_skillset_intuition(handle_, instruction.c_str(), input.c_str(), nullptr, 0, &count));
+        std::vector<float> scores(count);
+        check(polyad_skillset_intuition(handle_, instruction.c_str(), input.c_str(), scores.data(), count,
+                                        &count));
+        return scores;
+    }
     std::vector<float> task_weights(const std::string& task) const {
         size_t count = 0;
         check(polyad_skillset_task_weights(handle_, task.c_str(), nullptr, 0, &count));
