@@ -76,7 +76,7 @@ at::Tensor FrozenMatrix::expand(int64_t begin, int64_t end, bool scratch) const 
 at::Tensor FrozenMatrix::multiply(const at::Tensor& x) const {
     constexpr int64_t few = 16;  // beyond, the dense product's arithmetic is cheaper than expanding again
     at::Tensor y = at::empty({x.size(0), rows_}, x.options());
-    if (stored_.data.size() > 0 && x.size(0) <= few)
+    if (stored_.data.size() > 0 && block_elements(stored_.dtype) > 1 && x.size(0) <= few)
         kernels::ops().multiply_packed(quant_of(stored_.dtype), stored_.data.data(),
                                        source_row_.empty() ? nullptr : source_row_.data(),
                                        float_of(x.scalar_type()), x.data_ptr(), x.size(0), rows_, columns_,
