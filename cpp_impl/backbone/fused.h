@@ -14,8 +14,9 @@
 
 namespace polyad {
 
-/// gain * x / sqrt(mean(x^2) + eps) over the last dimension, which gain [width] (float32, may be trained) must divide: [N, heads * width] is
-/// normed per head. Saves x and one number per row.
+/// gain * x / sqrt(mean(x^2) + eps) over the last dimension, which gain [width] (float32, may be trained) must
+/// divide: [N, heads * width] is normed per head. gain [N, width] = one per token. Saves x and one number per
+/// row.
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& gain, double eps);
 
 /// {residual + delta, rms_norm of it}. `delta`'s storage becomes the sum's: the caller gives it up. Saves the
