@@ -44,6 +44,11 @@ at::Tensor bucket_of(const at::Tensor& relative, bool bidirectional, int64_t buc
 T5::T5(const ModelFiles& files, const LoadPlan& plan, std::shared_ptr<const Tokenizer> tokenizer)
     : EncoderDecoder(files, plan, std::move(tokenizer)) {
     info_.context = longest_row;
+    // The decoder's exact distances; from there to the largest the buckets grow with the logarithm.
+    if (const int64_t exact = config_.relative_buckets / 2; config_.relative_max_distance <= exact)
+        fail(Code::bad_format, "'", info_.name,
+             "': relative_attention_max_distance = ", config_.relative_max_distance, ", with ",
+             config_.relative_buckets, " buckets it must be above ", exact);
     if (info_.decoder_start < 0)
         info_.decoder_start = static_cast<int32_t>(std::max<int64_t>(0, config_.pad_id));
     load_embedding("shared.weight", "lm_head.weight");

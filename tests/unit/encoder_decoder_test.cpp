@@ -430,6 +430,24 @@ TEST_P(EncoderDecoders, RunsInBf16) {
 INSTANTIATE_TEST_SUITE_P(Families, EncoderDecoders, testing::Values("t5_v10", "t5_v11", "bart"),
                          [](const auto& param) { return std::string(param.param); });
 
+TEST(EncoderDecoderConfigs, StartTokensAndWhatIsRefused) {
+    if (!std::filesystem::exists(tiny::encoder_decoder_fixture("t5_v10"))) GTEST_SKIP() << "no fixtures";
+    const auto open = [](const char* name, const Json& patch) {
+        return tiny::open_encoder_decoder(name, Precision::fp32, patch);
+    };
+    const Json none = {{"decoder_start_token_id", nullptr}};
+    EXPECT_EQ(open("bart", none)->info().decoder_start, 2);
+    EXPECT_EQ(open("t5_v10", none)->info().decoder_start, 0);  // T5 starts from its padding
+    EXPECT_EQ(
+        open("t5_v10", {{"decoder_start_token_id", nullptr}, {"pad_token_id", 7}})->info().decoder_start, 7);
+    EXPECT_REFUSED(open("t5_v10", {{"relative_attention_max_distance", 4}}), Code::bad_format,
+                   "max_distance");
+    EXPECT_REFUSED(open("t5_v10", {{"relative_attention_num_buckets", 16}}), Code::bad_format,
+                   "relative_attention_bias");
+    EXPECT_REFUSED(open("bart", {{"decoder_attention_heads", 7}}), Code::bad_format, "heads");
+    EXPECT_REFUSED(open("bart", {{"max_position_embeddings", 65}}), Code::bad_format, "embed_positions");
+}
+
 TEST(PackForEncoderDecoders, ThePromptIsTheSource) {
     const EncodedExample a{{4, 5, 6}, {7, 8}, 0}, b{{9}, {10}, 0};
     const Batch batch = pack({&a, &b}, 2);

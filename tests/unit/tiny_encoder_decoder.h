@@ -46,22 +46,33 @@ inline void write_character_tokenizer(const std::filesystem::path& folder, int e
     std::ofstream(folder / "tokenizer_config.json") << Json{{"eos_token", text("<", end, ">")}}.dump();
 }
 
+/// A copy of a fixture with a tokenizer, its config changed by `patch` (a null value removes a key), opened.
+inline std::shared_ptr<const Backbone> open_encoder_decoder(const std::string& name, Precision precision,
+                                                            const Json& patch = Json::object()) {
+    const auto folder = std::filesystem::temp_directory_path() / text("polyad_", name, "_", getpid());
+    std::filesystem::create_directories(folder);
+    std::filesystem::copy_file(encoder_decoder_fixture(name) / "model.safetensors",
+                               folder / "model.safetensors",
+                               std::filesystem::copy_options::overwrite_existing);
+    Json config = Json::parse(std::ifstream(encoder_decoder_fixture(name) / "config.json"));
+    config.merge_patch(patch);
+    std::ofstream(folder / "config.json") << config.dump();
+    write_character_tokenizer(folder, name == "bart" ? 2 : 1);
+    struct Cleaner {
+        const std::filesystem::path& folder;
+        ~Cleaner() { std::filesystem::remove_all(folder); }
+    } cleaner{folder};
+    BackboneOptions options;
+    options.precision = precision;
+    return Backbone::open(folder, options);
+}
+
 /// "t5_v10", "t5_v11" or "bart", opened once.
 inline std::shared_ptr<const Backbone> encoder_decoder(const std::string& name,
                                                        Precision precision = Precision::fp32) {
     static std::map<std::pair<std::string, Precision>, std::shared_ptr<const Backbone>> opened;
     auto& entry = opened[{name, precision}];
-    if (entry) return entry;
-    const auto folder = std::filesystem::temp_directory_path() / text("polyad_", name, "_", getpid());
-    std::filesystem::create_directories(folder);
-    for (const char* file : {"config.json", "model.safetensors"})
-        std::filesystem::copy_file(encoder_decoder_fixture(name) / file, folder / file,
-                                   std::filesystem::copy_options::overwrite_existing);
-    write_character_tokenizer(folder, name == "bart" ? 2 : 1);
-    BackboneOptions options;
-    options.precision = precision;
-    entry = Backbone::open(folder, options);
-    std::filesystem::remove_all(folder);
+    if (!entry) entry = open_encoder_decoder(name, precision);
     return entry;
 }
 
