@@ -22,7 +22,8 @@ std::vector<at::Tensor> site_linears(Adaptation* adaptation, const std::vector<P
                                      const at::Tensor& x, const RowBegin& rows,
                                      std::function<at::Tensor()> recompute = {});
 
-/// The trained tensor at `path`, or the frozen one.
+/// The trained tensor at `path`, or the frozen one. A norm's may be [N, width], one per token, where rows of one
+/// batch train norms of their own.
 inline at::Tensor trained_or(Adaptation* adaptation, const std::string& path, const at::Tensor& frozen) {
     if (!adaptation) return frozen;
     at::Tensor trained = adaptation->weight(path);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "backbone/fused.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros_like.h>
@@ -154,9 +155,18 @@ void append(const at::Tensor& fresh, const std::vector<void*>& row, const std::v
     }
 }
 
+/// Rows of several tasks that train norms of their own: plain autograd, no kernel.
+at::Tensor rms_norm_per_token(const at::Tensor& x, const at::Tensor& gain, double eps) {
+    POLYAD_CHECK(gain.size(0) == x.size(0));
+    const at::Tensor heads = x.to(at::kFloat).view({x.size(0), -1, gain.size(1)});
+    const at::Tensor rstd = ((heads * heads).mean(-1, true) + eps).rsqrt();
+    return (heads * rstd * gain.unsqueeze(1)).view(x.sizes()).to(x.scalar_type());
+}
+
 }  // namespace
 
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& gain, double eps) {
+    if (gain.dim() == 2) return rms_norm_per_token(x, gain, eps);
     const bool recorded = needs_gradient(x, gain);
     const at::Tensor w = gain.detach();
     const at::Tensor input = x.detach().contiguous();
@@ -176,6 +186,10 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& gain, double eps) {
 
 std::pair<at::Tensor, at::Tensor> add_rms_norm(const at::Tensor& residual, const at::Tensor& delta,
                                                const at::Tensor& gain, double eps) {
+    if (gain.dim() == 2) {
+        const at::Tensor sum = residual + delta;
+        return {sum, rms_norm_per_token(sum, gain, eps)};
+    }
     const at::Tensor w = gain.detach();
     POLYAD_CHECK(delta.is_contiguous() && residual.sizes() == delta.sizes());
     const bool recorded = needs_gradient(residual, delta, gain);

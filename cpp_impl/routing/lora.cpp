@@ -1,42 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // LoRA (methods.md 7): y = W0 x + b + s B(A dropout(x)), s = alpha / r, or alpha / sqrt(r) with use_rslora.
 #include <ATen/TensorOperators.h>
-#include <ATen/Parallel.h>
-#include <ATen/ops/empty.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/tensor.h>
 
 #include <cmath>
 
 #include "base/error.h"
+#include "routing/dropout.h"
 #include "routing/method_table.h"
 #include "routing/site_method.h"
 #include "skills/mixing.h"
 
 namespace polyad {
 namespace {
-
-/// Keep mask divided by its probability. Drawn from 16 bits an entry; every token has its own place in the
-/// stream, so the result does not depend on the number of threads.
-at::Tensor dropout_mask(Generator::State start, int64_t tokens, int64_t width, double dropout) {
-    const auto threshold = static_cast<uint32_t>(std::lround(dropout * 65536.0));
-    const auto kept = static_cast<float>(65536.0 / (65536.0 - threshold));
-    at::Tensor mask = at::empty({tokens, width}, at::TensorOptions().dtype(at::kFloat));
-    float* out = mask.mutable_data_ptr<float>();
-    const auto words = static_cast<uint64_t>((width + 1) / 2);
-    at::parallel_for(0, tokens, 16, [&](int64_t begin, int64_t end) {
-        for (int64_t t = begin; t < end; ++t) {
-            Generator generator({start.seed, start.stream, start.counter + static_cast<uint64_t>(t) * words});
-            float* row = out + t * width;
-            for (int64_t i = 0; i < width; i += 2) {
-                const uint32_t word = generator.next_u32();
-                row[i] = (word & 0xffff) >= threshold ? kept : 0.0f;
-                if (i + 1 < width) row[i + 1] = (word >> 16) >= threshold ? kept : 0.0f;
-            }
-        }
-    });
-    return mask;
-}
 
 class Lora final : public SiteMethod {
   public:

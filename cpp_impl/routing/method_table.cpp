@@ -10,6 +10,7 @@ struct Row {
     const char* name;
     const char* summary;
     std::unique_ptr<Method> (*make)(const Json&, const MethodContext&);
+    const char* target_modules = "all-linear";
 };
 
 constexpr Row rows[] = {
@@ -37,6 +38,10 @@ constexpr Row rows[] = {
     {"private_lora", "one LoRA for each task, nothing shared: the baseline", make_private_lora},
     {"xlora", "a head on the backbone's own states scales LoRA experts per token (arXiv 2402.07148)",
      make_xlora},
+    {"pemt_source", "stage 1 of PEMT: an expert and a description prompt per source task (arXiv 2402.15082)",
+     make_pemt_source, "feed-forward-out"},
+    {"pemt", "a target task's gates mix frozen source experts, led by its prompt (PEMT, arXiv 2402.15082)",
+     make_pemt, "feed-forward-out"},
 };
 
 const Row& find(std::string_view name) {
@@ -69,6 +74,10 @@ std::vector<std::string> method_names() {
 
 std::string method_summary(std::string_view name) {
     return find(name).summary;
+}
+
+const char* default_target_modules(std::string_view method) {
+    return find(method).target_modules;
 }
 
 }  // namespace polyad

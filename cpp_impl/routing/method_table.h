@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <string_view>
 
 #include "routing/method.h"
 
@@ -19,5 +20,10 @@ std::unique_ptr<Method> make_orchmoe(const Json& config, const MethodContext& co
 std::unique_ptr<Method> make_mor1e(const Json& config, const MethodContext& context);
 std::unique_ptr<Method> make_mixlora(const Json& config, const MethodContext& context);
 std::unique_ptr<Method> make_task_moe(const Json& config, const MethodContext& context);
+std::unique_ptr<Method> make_pemt_source(const Json& config, const MethodContext& context);
+std::unique_ptr<Method> make_pemt(const Json& config, const MethodContext& context);
+
+/// What "target_modules" is where the configuration does not say.
+const char* default_target_modules(std::string_view method);
 
 }  // namespace polyad

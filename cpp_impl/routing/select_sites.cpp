@@ -22,7 +22,8 @@ bool names_site(const std::string& name, const std::string& path) {
     std::string list;
     for (const std::string& name : names) list += (list.empty() ? "" : ", ") + name;
     throw Error(Code::invalid_config,
-                text("target_modules: ", why, "; names here: ", list, ", or \"all-linear\""),
+                text("target_modules: ", why, "; names here: ", list,
+                     ", or \"all-linear\" or \"feed-forward-out\""),
                 "target_modules");
 }
 
@@ -46,6 +47,13 @@ std::vector<Site> by_pattern(const std::vector<Site>& all, const std::string& pa
 std::vector<Site> select_sites(const std::vector<Site>& all, const Json& config) {
     const auto given = config.find("target_modules");
     if (given == config.end() || given->is_null() || *given == "all-linear") return all;
+    if (*given == "feed-forward-out") {
+        std::vector<Site> chosen;
+        for (const Site& site : all)
+            if (site.role == Role::feed_forward_out) chosen.push_back(site);
+        if (chosen.empty()) refuse(all, "the backbone has no output projection of a feed-forward");
+        return chosen;
+    }
     std::vector<std::string> names;
     if (given->is_string()) {
         names.push_back(given->get<std::string>());

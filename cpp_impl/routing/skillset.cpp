@@ -16,6 +16,7 @@
 #include "base/error.h"
 #include "io/bundle.h"
 #include "routing/intuition.h"
+#include "routing/method_table.h"
 
 namespace polyad {
 namespace {
@@ -184,10 +185,15 @@ std::shared_ptr<Skillset> Skillset::build(std::shared_ptr<const Backbone> backbo
     const std::shared_ptr<Skillset> skillset(new Skillset());
     Skillset& self = *skillset;
     self.backbone_ = std::move(backbone);
-    const Json own = own_config(config);
+    Json own = own_config(config);
+    const auto name = config.find("method");
+    if (own.value("target_modules", Json()).is_null())
+        own["target_modules"] =
+            name != config.end() && name->is_string() ? default_target_modules(name->get<std::string>())
+                                                      : "all-linear";
     ConfigReader reader(own, "skillset");
     reader.accept("target_modules");
-    self.target_modules_ = own.contains("target_modules") ? own["target_modules"] : Json("all-linear");
+    self.target_modules_ = own["target_modules"];
     self.seed_ = static_cast<uint64_t>(reader.integer("seed", 0, 0, INT64_MAX));
     self.prompts_ = std::make_unique<PromptEncoder>(self.backbone_->tokenizer(),
                                                     PromptFormat::from_json(reader.object("prompt")));

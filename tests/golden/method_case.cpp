@@ -15,6 +15,7 @@
 #include "golden/case.h"
 #include "golden/mlp_layer.h"
 #include "golden/options.h"
+#include "golden/pemt_case.h"
 #include "routing/method.h"
 #include "routing/route_table.h"
 
@@ -250,6 +251,7 @@ bool knows_method(const std::string& method) {
 
 std::string run_method_case(const Case& c) {
     try {
+        if (c.method == "pemt" || c.method == "pemt_prompt") return run_pemt_case(c);
         return Runner(c).run();
     } catch (const Error& e) {
         if (c.expected_error.empty()) return text("error ", code_name(e.code()), ": ", e.what());

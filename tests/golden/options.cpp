@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "golden/options.h"
 
+#include <algorithm>
 #include <map>
 #include <utility>
 #include <vector>
@@ -78,8 +79,28 @@ const std::map<std::string, Names>& option_names() {
           {"tau_min", "tau"},
           {"eval_route", "eval_route"},
           {"train_task_vectors", "train_task_vectors"}}},
+        {"pemt",
+         {{"source_rank", "r"},
+          {"source_alpha", "alpha"},
+          {"adapter_dim", "adapter_dim"},
+          {"ts_weight", "ts_weight"},
+          {"ts_mask_padding", "ts_mask_padding"},
+          {"ts_detach_output", "ts_detach_output"}}},
+        {"pemt_prompt", {{"prompt_dropout", "dropout"}}},
     };
     return names;
+}
+
+/// The sources as a bundle of stage 2 lists them, and a prompt of the case's length.
+void add_pemt(const Json& config, Json& out) {
+    out["method"] = "pemt";
+    const Json lengths = config.value("source_prompt_len", Json::array());
+    for (size_t i = 0; i < config.at("n_sources").get<size_t>(); ++i)
+        out["sources"].push_back(
+            {{"name", text("source ", i)}, {"prompt_tokens", lengths.empty() ? Json(1) : lengths.at(i)}});
+    out["train_norms"] = false;
+    out["prompt_init"] = "random";
+    out["prompt_tokens"] = std::max<int64_t>(1, config.at("prompt_len").get<int64_t>());
 }
 
 }  // namespace
@@ -100,6 +121,7 @@ Json product_config(const std::string& method, const Json& config) {
     Json out = {{"method", method}};
     for (const auto& [ours, theirs] : names->second)
         if (config.contains(theirs)) out[ours] = config.at(theirs);
+    if (method == "pemt" || method == "pemt_prompt") add_pemt(config, out);
     if (method == "cpoly" && config.contains("skill_sampling"))
         out["common_noise"] = config.at("skill_sampling") == "sigmoid" ? "none" : "relaxed_bernoulli";
     if (method == "task_moe") {

@@ -201,6 +201,7 @@ TEST(Refusal, Configuration) {
 
 TEST(Config, ReturnsToTheSameMethod) {
     for (const std::string& name : method_names()) {
+        if (name.starts_with("pemt")) continue;  // needs feed-forwards and a first stage: pemt_stages_test
         Json chosen = {{"method", name}};
         if (name == "task_moe") chosen["expert_kind"] = "lora";  // its default copies a backbone's layers
         Layer layer(chosen, 16, 8, 2);

@@ -127,6 +127,7 @@ TEST(Skillset, SaysEverythingItWasMadeOf) {
 
 TEST(Skillset, ReturnsFromABundleBitForBit) {
     for (const std::string& method : method_names()) {
+        if (method.starts_with("pemt")) continue;  // needs feed-forwards and a first stage: pemt_stages_test
         Json settings = config;
         settings.erase("rank");  // defaults differ, and so do their names
         settings["method"] = method;
@@ -199,6 +200,7 @@ TEST(Skillset, GrowsByATask) {
 
 TEST(Skillset, GrowsByATaskAfterLoading) {
     for (const std::string& method : method_names()) {
+        if (method.starts_with("pemt")) continue;  // needs feed-forwards and a first stage: pemt_stages_test
         Json settings = {{"method", method}, {"seed", 5}, {"prompt", {{"style", "plain"}}}};
         if (method == "mhr") settings["n_splits"] = 2;  // of the stub's 6 and 4 features
         if (method == "task_moe") settings["expert_kind"] = "lora";
