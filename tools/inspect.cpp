@@ -62,10 +62,16 @@ void print_bundle(const Json& info) {
 }
 
 /// The mixture of every task: which skills it uses, averaged over the sites.
-void print_skill_weights(const polyad_skillset* skills, const Json& tasks) {
+void print_skill_weights(const polyad_skillset* skills, const Json& info) {
+    const Json& tasks = info["tasks"];
     size_t width = 4;
     for (const Json& task : tasks) width = std::max(width, task["name"].get<std::string>().size());
     std::printf("skills each task uses (mean weight over sites; '.' is below 0.05)\n");
+    if (const auto sources = info["config"].find("sources"); sources != info["config"].end()) {
+        std::printf("  columns:");  // the skills are other tasks' experts
+        for (const Json& source : *sources) std::printf(" %s", source.value("name", "?").c_str());
+        std::printf("\n");
+    }
     for (const Json& task : tasks) {
         const std::string name = task["name"];
         size_t count = 0;
@@ -106,7 +112,7 @@ struct Inspect {
                     const backbone_ptr model = common.open_model(context.get());
                     const skillset_ptr skills =
                         make<skillset_ptr>(polyad_skillset_load, model.get(), path.c_str());
-                    print_skill_weights(skills.get(), info["tasks"]);
+                    print_skill_weights(skills.get(), info);
                 }
                 break;
             case What::tasks: {

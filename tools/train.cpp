@@ -13,25 +13,40 @@ namespace {
 struct Train {
     Common common;
     std::string tasks, out, run_folder, method = "cpoly", config, training, checkpoint, prompt_style,
-                                        start = "fresh", bad_rows = "error", init;
-    std::vector<std::string> targets;
+                                        start = "fresh", bad_rows = "error", init, source_tasks, source_out,
+                                        source_config, source_training;
+    std::vector<std::string> targets, sources;
     int rank = 0, batch_size = 0, checkpoint_every = 0;
     double epochs = 0, learning_rate = 0;
     int64_t seed = 0, max_examples = 0, max_steps = 0;
     bool resume = false;
 
-    Json method_config() const {
-        Json c = json_argument(config, "method configuration");
-        if (!c.contains("method")) c["method"] = method;
-        if (rank > 0) c["rank"] = rank;
+    /// One skillset trained on one data set: all of most runs, each stage of a method with two.
+    struct Stage {
+        std::string tasks, out, checkpoint, title;
+        Json method, training;
+        bool resume = false;
+    };
+
+    /// Where a first stage keeps its bundle: words.polyad -> words.sources.polyad.
+    std::string source_bundle() const {
+        if (!source_out.empty()) return source_out;
+        std::filesystem::path path = out;
+        return path.replace_extension(".sources.polyad").string();
+    }
+
+    Json method_config(const std::string& given, const std::string& name, bool with_rank) const {
+        Json c = json_argument(given, "method configuration");
+        if (!c.contains("method")) c["method"] = name;
+        if (rank > 0 && with_rank) c["rank"] = rank;
         if (!c.contains("seed")) c["seed"] = seed;
         if (!targets.empty()) c["target_modules"] = targets.size() == 1 ? Json(targets[0]) : Json(targets);
         if (!prompt_style.empty()) c["prompt"]["style"] = prompt_style;
         return c;
     }
 
-    Json training_config() const {
-        Json c = json_argument(training, "training configuration");
+    Json training_config(const std::string& given) const {
+        Json c = json_argument(given, "training configuration");
         if (epochs > 0) c["epochs"] = epochs;
         if (max_steps > 0) c["max_steps"] = max_steps;
         if (batch_size > 0) c["batch_size"] = batch_size;
@@ -56,6 +71,8 @@ struct Train {
     /// What a run folder keeps beside the bundle.
     void write_run(const RunFolder& folder, const polyad_backbone* model, const polyad_dataset* data,
                    const polyad_skillset* skills, const polyad_trainer* trainer) const;
+    /// Trains a stage and saves its bundle; `report` receives the trainer's.
+    int run(const Stage& stage, polyad_context* context, polyad_backbone* model, Json& report) const;
     int run();
 };
 
@@ -85,27 +102,61 @@ int Train::run() {
     if (out.empty() && run_folder.empty()) throw CLI::RequiredError("--out or --run");
     if (!run_folder.empty()) folder.create();
     if (out.empty()) out = folder.bundle();
-    const bool talk = !common.quiet && !common.json;
     const context_ptr context = common.open_context();
     const backbone_ptr model = common.open_model(context.get());
+    Json report, first_report;
+    Stage stage{tasks, out, checkpoint.empty() ? out + ".checkpoint" : checkpoint, "", Json(),
+                training_config(training), resume};
+    std::vector<std::string> bundles = sources;
+    if (!source_tasks.empty()) {
+        Stage first{source_tasks, source_bundle(), source_bundle() + ".checkpoint", "stage 1", Json(), Json(), false};
+        first.method = method_config(source_config, method + "_source", true);
+        first.training = training_config(source_training.empty() ? training : source_training);
+        first.resume = resume && std::filesystem::exists(first.checkpoint);
+        stage.title = "stage 2";
+        if (resume && !first.resume && std::filesystem::exists(first.out)) {
+            if (!common.quiet && !common.json)
+                std::fprintf(stderr, "stage 1 is done: %s\n", first.out.c_str());
+        } else {
+            if (const int exit = run(first, context.get(), model.get(), first_report); exit != success) return exit;
+        }
+        // Stopped in stage 1, the second has no checkpoint to go on from.
+        stage.resume = resume && std::filesystem::exists(stage.checkpoint);
+        bundles.push_back(first.out);
+    }
+    if (init.empty()) {
+        stage.method = method_config(config, method, source_tasks.empty());
+        if (!bundles.empty()) stage.method["sources"] = bundles;
+    }
+    if (const int exit = run(stage, context.get(), model.get(), report); exit != success) return exit;
+    if (common.json) {
+        if (!first_report.is_null()) report["stage1"] = std::move(first_report);
+        std::printf("%s\n", report.dump(2).c_str());
+    }
+    return success;
+}
+
+int Train::run(const Stage& stage, polyad_context* context, polyad_backbone* model, Json& report) const {
+    const bool talk = !common.quiet && !common.json;
+    if (talk && !stage.title.empty()) std::fprintf(stderr, "%s\n", stage.title.c_str());
     const Json data_options{{"on_bad_row", bad_rows}, {"max_examples_per_task", max_examples}};
     const dataset_ptr data =
-        make<dataset_ptr>(polyad_dataset_open, context.get(), tasks.c_str(), data_options.dump().c_str());
-    const skillset_ptr skills = init.empty()
-                                    ? make<skillset_ptr>(polyad_skillset_create, model.get(), data.get(),
-                                                         method_config().dump().c_str())
-                                    : make<skillset_ptr>(polyad_skillset_load, model.get(), init.c_str());
-    if (!init.empty()) add_new_tasks(skills.get(), data.get());
+        make<dataset_ptr>(polyad_dataset_open, context, stage.tasks.c_str(), data_options.dump().c_str());
+    const bool fresh = !stage.method.is_null();
+    const skillset_ptr skills =
+        fresh ? make<skillset_ptr>(polyad_skillset_create, model, data.get(), stage.method.dump().c_str())
+              : make<skillset_ptr>(polyad_skillset_load, model, init.c_str());
+    if (!fresh) add_new_tasks(skills.get(), data.get());
     const trainer_ptr trainer =
-        make<trainer_ptr>(polyad_trainer_create, skills.get(), data.get(), training_config().dump().c_str());
+        make<trainer_ptr>(polyad_trainer_create, skills.get(), data.get(), stage.training.dump().c_str());
 
-    const std::string saved = checkpoint.empty() ? out + ".checkpoint" : checkpoint;
-    if (resume) {
+    const std::string& saved = stage.checkpoint;
+    if (stage.resume) {
         check(polyad_trainer_resume(trainer.get(), saved.c_str()));
         if (talk) std::fprintf(stderr, "going on from %s\n", saved.c_str());
     }
     if (talk) {
-        const Json m = json_of(polyad_backbone_info, model.get()),
+        const Json m = json_of(polyad_backbone_info, static_cast<const polyad_backbone*>(model)),
                    s = json_of(polyad_skillset_info, skills.get());
         const Json d = json_of(polyad_dataset_info, data.get());
         size_t rows = 0;
@@ -146,22 +197,20 @@ int Train::run() {
         }
     }
     line.finish();
-    check(polyad_skillset_save(skills.get(), out.c_str()));
-    if (checkpoint_every > 0 || resume) std::filesystem::remove(saved);
-    if (!run_folder.empty()) write_run(folder, model.get(), data.get(), skills.get(), trainer.get());
+    check(polyad_skillset_save(skills.get(), stage.out.c_str()));
+    if (checkpoint_every > 0 || stage.resume) std::filesystem::remove(saved);
+    if (!run_folder.empty() && stage.out == out)  // the run is about what the last stage made
+        write_run(RunFolder(run_folder), model, data.get(), skills.get(), trainer.get());
     if (talk) {
         if (progress.stopped_early) std::fprintf(stderr, "validation stopped improving; best weights kept\n");
         if (progress.truncated_rows > 0)
             std::fprintf(stderr, "%lld prompts were longer than max_tokens and were cut on the left\n",
                          static_cast<long long>(progress.truncated_rows));
-        std::fprintf(stderr, "saved %s (%.1f MB)\n", out.c_str(),
-                     static_cast<double>(std::filesystem::file_size(out)) / 1e6);
+        std::fprintf(stderr, "saved %s (%.1f MB)\n", stage.out.c_str(),
+                     static_cast<double>(std::filesystem::file_size(stage.out)) / 1e6);
     }
-    if (common.json) {
-        Json report = json_of(polyad_trainer_report, trainer.get());
-        report["bundle"] = out;
-        std::printf("%s\n", report.dump(2).c_str());
-    }
+    report = json_of(polyad_trainer_report, trainer.get());
+    report["bundle"] = stage.out;
     return success;
 }
 
@@ -182,6 +231,18 @@ void add_train(CLI::App& app, int& exit) {
     sub->add_option("--rank", train->rank, "Rank of one skill (default: the method's own, 8 for most)");
     sub->add_option("--target-modules", train->targets,
                     "Sites by last name (q_proj v_proj ...) or one regular expression");
+    sub->add_option("--sources", train->sources,
+                    "With --method pemt: bundles of pemt_source whose experts the targets mix");
+    sub->add_option("--source-tasks", train->source_tasks,
+                    "With --method pemt: both stages; the first trains one expert per task of this data");
+    sub->add_option("--source-out", train->source_out,
+                    "With --source-tasks, the first stage's bundle (default: OUT with .sources.polyad)")
+        ->needs("--source-tasks");
+    sub->add_option("--source-config", train->source_config, "As --config, of the first stage")
+        ->needs("--source-tasks");
+    sub->add_option("--source-training", train->source_training,
+                    "As --training, of the first stage (default: the same)")
+        ->needs("--source-tasks");
     sub->add_option("--config", train->config,
                     "Method configuration: JSON text or file (docs/configuration.md)");
     sub->add_option("--training", train->training,
@@ -197,7 +258,9 @@ void add_train(CLI::App& app, int& exit) {
     sub->add_option("--on-bad-row", train->bad_rows, "error or skip")->capture_default_str();
     sub->add_option("--seed", train->seed, "Same seed, same weights")->capture_default_str();
     sub->add_option("--init", train->init,
-                    "Start from this bundle instead of fresh skills (few-shot: new tasks are added)");
+                    "Start from this bundle instead of fresh skills (few-shot: new tasks are added)")
+        ->excludes("--sources")
+        ->excludes("--source-tasks");
     sub->add_option("--start", train->start,
                     "With --init, routing of tasks the bundle does not know: fresh or uniform")
         ->capture_default_str();

@@ -70,6 +70,16 @@ expect "export gguf" 0 "wrote up.gguf" "$polyad" export --model "$model" --bundl
 expect "export without task" 2 "'down', 'up'" "$polyad" export --model "$model" --bundle one.polyad --out lora
 expect "export format" 2 "onnx" "$polyad" export --model "$model" --bundle one.polyad --format onnx --out lora
 expect "import nothing" 3 "adapter_config.json" "$polyad" import --model "$model" --out x.polyad .
+# Two stages in one command, and the second over what the first left.
+pemt="train --model $model --precision fp32 --tasks new.jsonl --method pemt --prompt plain --max-steps 2 --batch-size 4"
+expect "both stages" 0 "saved five.polyad" "$polyad" $pemt --source-tasks tasks.jsonl --rank 2 --out five.polyad
+expect "second stage" 0 "saved six.polyad" "$polyad" $pemt --sources five.sources.polyad --out six.polyad
+cmp -s five.polyad six.polyad && passed=$((passed + 1)) || { failed=$((failed + 1)); echo "the second stage alone gave another bundle"; }
+expect "gates" 0 "columns: down up" "$polyad" inspect five.polyad --model "$model"
+rm five.sources.polyad
+expect "target task" 0 "" "$polyad" generate --model "$model" --bundle five.polyad --task left --max-tokens 4 h
+expect "no sources" 2 "stage 1" "$polyad" $pemt --out x.polyad
+expect "other sources" 2 "method 'cpoly'" "$polyad" $pemt --sources one.polyad --out x.polyad
 head -c 1000 one.polyad >cut.polyad
 expect "damaged bundle" 4 "cut.polyad" "$polyad" generate --model "$model" --bundle cut.polyad --task up h
 
