@@ -12,6 +12,7 @@
 #include "backbone/backbone.h"
 #include "base/error.h"
 #include "routing/method_table.h"
+#include "skills/mixing.h"
 
 namespace polyad {
 namespace {
@@ -138,6 +139,22 @@ int Pemt::place_of(int layer) const {
 
 Bottleneck Pemt::adapter(const Place& place) const {
     return {value(place.down), value(place.down_bias), value(place.up), value(place.up_bias)};
+}
+
+std::pair<at::Tensor, at::Tensor> Pemt::stacked(size_t place, at::ScalarType dtype) const {
+    const std::lock_guard lock(mutex_);
+    stacked_.resize(places_.size());
+    auto& [a, b] = stacked_[place];
+    if (!a.defined() || a.scalar_type() != dtype) {
+        a = stack_down(value(places_[place].experts[0]).detach()).to(dtype);
+        b = stack_up(value(places_[place].experts[1]).detach()).to(dtype).contiguous();
+    }
+    return {a, b};
+}
+
+void Pemt::parameters_changed() {
+    const std::lock_guard lock(mutex_);
+    stacked_.clear();
 }
 
 Bottleneck Pemt::expert_bottleneck(const Place& place) const {

@@ -14,8 +14,10 @@
 #pragma once
 
 #include <memory>
+#include <mutex>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "routing/bottleneck.h"
@@ -42,6 +44,7 @@ class Pemt final : public SiteMethod {
     /// Gates of a row that consists of the task's description, averaged over layers. In a decoder whose gates
     /// read the prefix alone, those of every row of the task.
     std::vector<float> task_weights(int task) override;
+    void parameters_changed() override;
     Json config() const override;
 
     struct Options {
@@ -74,6 +77,9 @@ class Pemt final : public SiteMethod {
     using SiteMethod::position;
     using SiteMethod::value;
     Bottleneck adapter(const Place& place) const;
+    /// Low-rank source experts side by side, in `dtype`: a [1, m r, d_in], b [1, d_out, m r]. They are frozen, so
+    /// they are stacked and converted once.
+    std::pair<at::Tensor, at::Tensor> stacked(size_t place, at::ScalarType dtype) const;
     /// The source experts of a bottleneck form, one line per source.
     Bottleneck expert_bottleneck(const Place& place) const;
     /// Null when the norm is not trained.
@@ -97,6 +103,8 @@ class Pemt final : public SiteMethod {
     std::unordered_map<std::string, NormTable> norms_;
     std::unordered_map<int, int> place_of_layer_;
     std::vector<size_t> source_prompt_, prompt_;
+    mutable std::mutex mutex_;  ///< of what follows
+    mutable std::vector<std::pair<at::Tensor, at::Tensor>> stacked_;
 };
 
 /// P + sum_i (softmax(P S_i^T) * keep_i) S_i; an undefined keep_i [n, n_i] = 1.

@@ -9,12 +9,12 @@
 
 #include <algorithm>
 #include <map>
+#include <tuple>
 
 #include "base/error.h"
 #include "routing/dropout.h"
 #include "routing/pemt.h"
 #include "routing/task_sparsity.h"
-#include "skills/mixing.h"
 
 namespace polyad {
 namespace {
@@ -171,8 +171,7 @@ std::vector<LowRank> PemtAdaptation::at(const Site& site, const at::Tensor& x) {
     if (input_.trace) (*input_.trace)[site.path]["weights"] = gate;
     if (method_.sources().expert != "lora") return {};
     LowRank update;
-    update.a = stack_down(method_.value(place.experts[0]));
-    update.b = stack_up(method_.value(place.experts[1]));
+    std::tie(update.a, update.b) = method_.stacked(static_cast<size_t>(position), x.scalar_type());
     update.gate_kind = Gate::diagonal;
     update.gate = gate;
     update.scale = method_.sources().alpha / static_cast<double>(method_.sources().rank);

@@ -84,8 +84,9 @@ TEST_F(PemtStages, SourcesComeFromSeveralBundlesAndMayBeChosen) {
     const auto more = tiny::skillset(tiny::source_config(), *tiny::dataset(tiny::target_rows()));
     const std::string b = saved(*more, "b.polyad");
     const auto skills = create(with("sources", {b, {{"bundle", a}, {"tasks", {"up"}}}}));
+    const Json config = skills->config();
     std::vector<std::string> names;
-    for (const Json& source : skills->config().at("sources")) names.push_back(source.at("name"));
+    for (const Json& source : config.at("sources")) names.push_back(source.at("name"));
     EXPECT_EQ(names, (std::vector<std::string>{"left", "right", "up"}));
 }
 

@@ -78,7 +78,6 @@ TEST_F(Pemt, ZeroGatesTrustEverySourceAlike) {
 TEST_F(Pemt, GatesAreWhatTheLayerReadsFromThePrompt) {
     const auto skills = target();
     const at::NoGradGuard no_gradients;
-    // Layer 0 by hand: u of the prefix, from a forward of the backbone with the first layer's trained norms.
     const tiny::Run out = tiny::run(*skills, {{one, 6, 0}});
     const auto& gates = out.trace.at("model.layers.0.mlp.down_proj").at("weights");
     EXPECT_NEAR(gates.sum().item<double>(), 1.0, 1e-6);
@@ -132,21 +131,19 @@ TEST_F(Pemt, CachedRowsEqualWholeOnes) {
             const at::Tensor second = tiny::run(*skills, {{other, 2, 1}}).hidden;
             const auto cache = tiny::backbone()->make_cache(2, 32);
             RouteMemory memory[2];
-            std::vector<at::Tensor> parts{
-                tiny::run(*skills, {{{20, 21, 22}, 3, 0, &memory[0], 0}}, cache.get()).hidden};
+            const at::Tensor begun =
+                tiny::run(*skills, {{{20, 21, 22}, 3, 0, &memory[0], 0}}, cache.get()).hidden;
             // Row 0 goes on, without a prefix, beside a row that begins with one.
             const at::Tensor mixed =
                 tiny::run(*skills, {{{23}, 0, 0, &memory[0], 0}, {{100, 101}, 2, 1, &memory[1], 1}}, cache.get())
                     .hidden;
-            parts.push_back(mixed.narrow(0, 0, 1));
             EXPECT_LT(largest(mixed.narrow(0, 1, 2), second.narrow(0, 0, 2)), 2e-4);
             const at::Tensor last = tiny::run(*skills,
                                               {{{24, 25}, 0, 0, &memory[0], 0}, {{102}, 0, 1, &memory[1], 1}},
                                               cache.get())
                                         .hidden;
-            parts.push_back(last.narrow(0, 0, 2));
             EXPECT_LT(largest(last.narrow(0, 2, 1), second.narrow(0, 2, 1)), 2e-4);
-            EXPECT_LT(largest(at::cat(parts, 0), whole), 2e-4);
+            EXPECT_LT(largest(at::cat({begun, mixed.narrow(0, 0, 1), last.narrow(0, 0, 2)}, 0), whole), 2e-4);
         }
     const auto skills = target();
     EXPECT_REFUSED(tiny::run(*skills, {{{23}, 0, 0}}), Code::invalid_argument, "nothing was kept");
@@ -278,7 +275,7 @@ TEST_F(Pemt, GradientsAreThoseOfTheLoss) {
                 const double length = p.value.grad().norm().item<double>();
                 ASSERT_GT(length, 0.0) << name;
                 const at::Tensor direction = p.value.grad() / length;
-                const double step = std::min(0.02, 0.05 / length);
+                const double step = std::min(0.006, 0.03 / length);
                 p.value.add_(direction, step);
                 const double up = loss(whole).item<double>();
                 p.value.add_(direction, -2.0 * step);
@@ -287,7 +284,7 @@ TEST_F(Pemt, GradientsAreThoseOfTheLoss) {
                 EXPECT_NEAR((up - down) / (2.0 * step), length, 0.02 * length + 5e-3) << expert << " " << name;
             }
             for (const Parameter& p : skills->method().parameters())
-                if (!p.trainable) EXPECT_FALSE(p.value.grad().defined()) << p.name;
+                EXPECT_EQ(p.value.grad().defined(), p.trainable) << p.name;
         }
 }
 
