@@ -70,6 +70,9 @@ void Bart::load_stack(Stack& stack, const std::string& name, int64_t layers, int
 at::Tensor Bart::normed(Adaptation* adaptation, const Norm& norm, const at::Tensor& x) const {
     const at::Tensor gain = trained_or(adaptation, norm.path + ".weight", norm.gain);
     const at::Tensor bias = trained_or(adaptation, norm.path + ".bias", norm.bias);
+    if (gain.dim() == 2 || bias.dim() == 2)  // of each token its own: rows that train norms apart
+        return (at::layer_norm(x.to(at::kFloat), {config_.width}, {}, {}, config_.norm_eps) * gain + bias)
+            .to(x.scalar_type());
     return at::layer_norm(x.to(at::kFloat), {config_.width}, gain, bias, config_.norm_eps)
         .to(x.scalar_type());
 }
