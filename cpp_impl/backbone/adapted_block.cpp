@@ -52,7 +52,8 @@ std::vector<at::Tensor> site_linears(Adaptation* adaptation, const std::vector<P
         const size_t i = place[b];
         outputs[i] = made[b];
         if (!scales[i].defined()) continue;
-        outputs[i] = outputs[i] * scales[i].to(x.scalar_type());
+        // In float32: the scale is near 1, where bfloat16 steps by 1/128.
+        outputs[i] = (outputs[i] * scales[i]).to(x.scalar_type());
         if (linears[i].linear->bias.defined()) outputs[i] = outputs[i] + linears[i].linear->bias;
     }
     return outputs;

@@ -8,6 +8,7 @@
 #include "io/gguf_names.h"
 #include "io/gguf_writer.h"
 #include "routing/plain_lora.h"
+#include "routing/stored_values.h"
 
 namespace polyad {
 namespace {
@@ -31,12 +32,6 @@ const char* architecture(const ModelConfig& config) {
 /// rows [head, half, i] become [head, i, half].
 at::Tensor neighbours(const at::Tensor& b, int64_t heads) {
     return b.view({heads, 2, b.size(0) / heads / 2, b.size(1)}).transpose(1, 2).reshape(b.sizes());
-}
-
-void add_tensor(GgufWriter& out, const std::string& name, const at::Tensor& value) {
-    const at::Tensor plain = value.contiguous();
-    out.add(float_tensor(name, plain.sizes().vec(),
-                         {plain.const_data_ptr<float>(), static_cast<size_t>(plain.numel())}));
 }
 
 }  // namespace
@@ -70,8 +65,8 @@ std::string export_gguf_lora(const Skillset& skillset, int task, const Json& opt
         at::Tensor b = pair.b;
         if (paired && pair.site.name() == "q_proj") b = neighbours(b, config.heads);
         if (paired && pair.site.name() == "k_proj") b = neighbours(b, config.kv_heads);
-        add_tensor(out, tensor + ".lora_a", pair.a);
-        add_tensor(out, tensor + ".lora_b", b);
+        out.add(stored_values(pair.a, tensor + ".lora_a"));
+        out.add(stored_values(b, tensor + ".lora_b"));
     }
     return out.encode();
 }

@@ -10,16 +10,15 @@
 #include "base/error.h"
 #include "routing/plain_lora.h"
 #include "routing/router_tables.h"
+#include "routing/stored_values.h"
 
 namespace polyad {
 namespace {
 
 StoredTensor stored(const at::Tensor& value) {
-    const at::Tensor plain = value.detach().to(at::kFloat).contiguous();
-    if (!plain.isfinite().all().item<bool>())
+    if (!value.isfinite().all().item<bool>())
         fail(Code::numeric_error, "the skillset holds NaN or infinity: not exported");
-    return float_tensor("", plain.sizes().vec(),
-                        {plain.const_data_ptr<float>(), static_cast<size_t>(plain.numel())});
+    return stored_values(value);
 }
 
 /// Values by parameter name.
@@ -78,7 +77,9 @@ void add_task(const Skillset& skillset, int task, PeftAdapter& out) {
 
 /// The skillset's own factors and scale, so that a LoRA that came from PEFT goes back bit for bit.
 void add_lora(const Skillset& skillset, const Json& config, PeftAdapter& out) {
-    out.kind = config.at("use_rslora") == true ? PeftKind::rslora : PeftKind::lora;
+    const bool dora = config.at("use_dora") == true, rslora = config.at("use_rslora") == true;
+    out.kind = dora ? PeftKind::dora : rslora ? PeftKind::rslora : PeftKind::lora;
+    out.config["use_rslora"] = rslora;
     out.rank = config.at("rank").get<int64_t>();
     out.alpha = config.at("alpha").get<double>();
     out.dropout = config.at("lora_dropout").get<double>();
@@ -87,6 +88,7 @@ void add_lora(const Skillset& skillset, const Json& config, PeftAdapter& out) {
         PeftModule module = module_of(site, out.rank);
         module.a = stored(values.at(site.path + ".lora_a"));
         module.b = stored(values.at(site.path + ".lora_b"));
+        if (dora) module.magnitude = stored(values.at(site.path + ".magnitude"));
         out.modules.push_back(std::move(module));
     }
 }

@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "routing/peft_experts.h"
+#include "routing/stored_values.h"
 
 namespace polyad {
 namespace {
@@ -23,14 +24,15 @@ Json config_of(const PeftAdapter& adapter) {
         config["init"] = "peft_poly";
         return config;
     }
-    if (adapter.kind == PeftKind::dora)
-        fail(Code::unsupported, "a DoRA adapter cannot be taken in: its magnitudes change the base weights");
     config["method"] = "lora";
     config["alpha"] = adapter.alpha;
-    config["use_rslora"] = adapter.kind == PeftKind::rslora;
+    // rsLoRA is a scale and may stand beside DoRA.
+    const bool rooted = adapter.config.value("use_rslora", Json(false)) == true;
+    config["use_rslora"] = rooted;
+    config["use_dora"] = adapter.kind == PeftKind::dora;
     config["lora_dropout"] = adapter.dropout;
     const auto rank = static_cast<double>(adapter.rank);
-    const double scale = adapter.alpha / (adapter.kind == PeftKind::rslora ? std::sqrt(rank) : rank);
+    const double scale = adapter.alpha / (rooted ? std::sqrt(rank) : rank);
     for (const PeftModule& module : adapter.modules)
         if (module.rank != adapter.rank || std::abs(module.scale - scale) > 1e-9 * scale)
             fail(Code::unsupported, "module '", module.path, "' has rank ", module.rank, " and scale ",
@@ -41,16 +43,17 @@ Json config_of(const PeftAdapter& adapter) {
 
 /// Values under the names the method gives them. PEFT keeps Poly's factors as [splits, skills, features /
 /// splits, rank] and [splits, skills, rank, features / splits].
-std::map<std::string, at::Tensor> values_of(const PeftAdapter& adapter) {
+std::map<std::string, at::Tensor> parameters_of(const PeftAdapter& adapter) {
     std::map<std::string, at::Tensor> values;
     for (const PeftModule& module : adapter.modules) {
-        at::Tensor a = tensor_of(module.a), b = tensor_of(module.b);
+        at::Tensor a = values_of(module.a), b = values_of(module.b);
         if (adapter.kind == PeftKind::poly) {
             const int64_t skills = adapter.skills;
             a = a.permute({1, 3, 0, 2}).reshape({skills, adapter.rank, module.d_in});
             b = b.permute({1, 0, 3, 2}).reshape({skills, module.d_out, adapter.rank});
-            values[module.path + ".logits"] = tensor_of(module.logits.value());
+            values[module.path + ".logits"] = values_of(module.logits.value());
         }
+        if (module.magnitude) values[module.path + ".magnitude"] = values_of(*module.magnitude);
         values[module.path + ".lora_a"] = a;
         values[module.path + ".lora_b"] = b;
     }
@@ -82,7 +85,7 @@ std::shared_ptr<Skillset> import_peft(std::shared_ptr<const Backbone> backbone, 
     Json config = config_of(adapter);
     config["prompt"] = prompt;
     std::shared_ptr<Skillset> skillset = Skillset::create(std::move(backbone), tasks, config);
-    const std::map<std::string, at::Tensor> values = values_of(adapter);
+    const std::map<std::string, at::Tensor> values = parameters_of(adapter);
     at::NoGradGuard no_grad;
     for (Parameter& p : skillset->method().parameters()) {
         const auto value = values.find(p.name);

@@ -9,7 +9,7 @@
 
 namespace polyad {
 
-/// LoRA and rsLoRA become "lora", Poly becomes "poly" ("mhr" with more than one split).
+/// LoRA, rsLoRA and DoRA become "lora", Poly becomes "poly" ("mhr" with more than one split).
 /// `options`: {"tasks": [names]} (Poly: one per row of its table; default: those the file keeps, else
 /// "task0", "task1", ...) and {"prompt": {...}} (data/prompt.h). Code::unsupported for DoRA and for LoRA
 /// whose rank or scale differs between modules; Code::bad_format when the adapter does not fit the backbone.

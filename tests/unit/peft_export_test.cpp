@@ -127,7 +127,7 @@ TEST_F(PeftExport, WhatCameFromPeftGoesBackBitForBit) {
     BackboneOptions precise;
     precise.precision = Precision::fp32;
     const auto backbone = Backbone::open(fixtures / "models" / "llama", precise);
-    for (const char* name : {"lora", "rslora", "poly"}) {
+    for (const char* name : {"lora", "rslora", "dora", "poly"}) {
         const PeftAdapter first = open_peft(fixtures / "peft" / "llama" / name);
         write_peft(folder_.path, export_peft(*import_peft(backbone, first), -1));
         const PeftAdapter second = open_peft(folder_.path);
@@ -138,6 +138,9 @@ TEST_F(PeftExport, WhatCameFromPeftGoesBackBitForBit) {
             EXPECT_EQ(second.modules[i].path, first.modules[i].path);
             EXPECT_EQ(to_float(second.modules[i].a), to_float(first.modules[i].a)) << name;
             EXPECT_EQ(to_float(second.modules[i].b), to_float(first.modules[i].b)) << name;
+            if (first.modules[i].magnitude) {
+                EXPECT_EQ(to_float(*second.modules[i].magnitude), to_float(*first.modules[i].magnitude));
+            }
             if (first.modules[i].logits) {
                 EXPECT_EQ(to_float(*second.modules[i].logits), to_float(*first.modules[i].logits));
             }

@@ -7,6 +7,7 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/eye.h>
 #include <ATen/ops/tensor.h>
 #include <gtest/gtest.h>
 
@@ -113,6 +114,7 @@ TEST_P(PeftSkillset, ComputesWhatPeftComputes) {
             module.a = expected.at(head + (poly ? ".poly_lora_A" : ".lora_A.weight"));
             module.b = expected.at(head + (poly ? ".poly_lora_B" : ".lora_B.weight"));
             if (poly) module.logits = expected.at(head + ".poly_router.module_logits");
+            if (module.magnitude) module.magnitude = expected.at(head + ".lora_magnitude_vector");
         }
         const auto want_grad = import_peft(backbone, gradients);
         for (size_t k = 0; k < skillset->method().parameters().size(); ++k) {
@@ -125,17 +127,94 @@ TEST_P(PeftSkillset, ComputesWhatPeftComputes) {
     }
 }
 
-INSTANTIATE_TEST_SUITE_P(Llama, PeftSkillset, testing::Values("lora", "rslora", "poly"));
+INSTANTIATE_TEST_SUITE_P(Llama, PeftSkillset, testing::Values("lora", "rslora", "dora", "poly"));
+
+class Dora : public testing::Test {
+  protected:
+    void SetUp() override {
+        if (!std::filesystem::exists(fixtures)) GTEST_SKIP() << fixtures << " is missing";
+        BackboneOptions precise;
+        precise.precision = Precision::fp32;
+        backbone_ = Backbone::open(fixtures / "models" / "llama", precise);
+        batch_.tokens = {5, 9, 33, 7};
+        batch_.row_begin = {0, 4};
+        batch_.prompt_length = {4};
+    }
+    at::Tensor hidden(Method* method, std::vector<float> weights = {}) const {
+        ForwardOptions options;
+        std::unique_ptr<Adaptation> adaptation;
+        RouteInput input;
+        input.row_begin = batch_.row_begin;
+        input.prompt_length = batch_.prompt_length;
+        input.task_ids = {-1};
+        if (!weights.empty()) input.weights = {std::move(weights)};
+        if (method) adaptation = method->adapt(input);
+        options.adaptation = adaptation.get();
+        at::NoGradGuard no_grad;
+        return backbone_->hidden(batch_, options);
+    }
+    std::shared_ptr<const Backbone> backbone_;
+    Batch batch_;
+};
+
+TEST_F(Dora, FreshAdapterLeavesTheBackboneAndStaysSoWhenSaved) {
+    const auto fresh = Skillset::create(backbone_, {}, {{"method", "lora"}, {"rank", 2}, {"use_dora", true}});
+    EXPECT_TRUE(hidden(&fresh->method()).equal(hidden(nullptr)));
+    const std::string bytes = fresh->save_to_memory();
+    const auto loaded = Skillset::load(backbone_, Bytes::copy_of(std::string_view(bytes), "bundle"));
+    EXPECT_TRUE(hidden(&loaded->method()).equal(hidden(nullptr)));
+    EXPECT_TRUE(loaded->method().exclusive());
+    EXPECT_EQ(loaded->method().collapse(loaded->sites()[0], -1), std::nullopt);
+    EXPECT_THROW(hidden(&loaded->method(), {0.5f}), Error);
+    MethodContext without;
+    without.sites = {fresh->sites()[0]};
+    EXPECT_THROW(make_method({{"method", "lora"}, {"use_dora", true}}, without), Error);
+}
+
+TEST_F(Dora, MagnitudeIsTheLengthOfARowWhateverTheFactors) {
+    // methods.md 16.1, case 19: W0 = [3, 4] and dW = [3, 4] or [1, -4] at x = [1, 1] give 7 and 5, since m
+    // = 5. Here: B A in the direction of W0 changes nothing, whatever its length.
+    const auto skillset = Skillset::create(backbone_, {},
+                                           {{"method", "lora"},
+                                            {"rank", 64},
+                                            {"alpha", 64},
+                                            {"use_dora", true},
+                                            {"target_modules", {"q_proj"}}});
+    at::NoGradGuard no_grad;
+    for (Parameter& p : skillset->method().parameters()) {
+        if (p.name.ends_with(".lora_a")) p.value.copy_(at::eye(64));
+        if (p.name.ends_with(".lora_b"))
+            p.value.copy_(1.5 * backbone_->frozen(p.name.substr(0, p.name.size() - 7) + ".weight"));
+    }
+    skillset->method().parameters_changed();
+    EXPECT_LT(off(hidden(&skillset->method()), hidden(nullptr)), 1e-4);
+    for (Parameter& p : skillset->method().parameters())
+        if (p.name.ends_with(".lora_b")) p.value.mul_(0.1).add_(0.2);
+    skillset->method().parameters_changed();  // another direction does change it
+    EXPECT_GT(off(hidden(&skillset->method()), hidden(nullptr)), 1e-2);
+}
 
 TEST(PeftImport, RefusesWhatItCannotKeep) {
-    const auto folder = fixtures / "peft" / "llama" / "dora";
+    const auto folder = fixtures / "peft" / "llama" / "lora";
     if (!std::filesystem::exists(folder)) GTEST_SKIP() << folder << " is missing";
     const auto backbone = Backbone::open(fixtures / "models" / "llama");
+    PeftAdapter adapter = open_peft(folder);
+    adapter.modules[1].scale *= 2;
     try {
-        import_peft(backbone, open_peft(folder));
-        FAIL() << "a DoRA adapter was taken in";
+        import_peft(backbone, adapter);
+        FAIL() << "two scales were taken in";
     } catch (const Error& e) {
         EXPECT_EQ(e.code(), Code::unsupported);
+    }
+    adapter = open_peft(folder);
+    std::vector<float> values = to_float(adapter.modules[0].a);
+    values[3] = std::numeric_limits<float>::quiet_NaN();
+    adapter.modules[0].a = float_tensor("a", adapter.modules[0].a.shape, values);
+    try {
+        import_peft(backbone, adapter);
+        FAIL() << "NaN was taken in";
+    } catch (const Error& e) {
+        EXPECT_EQ(e.code(), Code::bad_format);
     }
 }
 
