@@ -8,8 +8,10 @@ namespace {
 
 struct Import {
     Common common;
-    std::string path, out, options, prompt;
-    std::vector<std::string> tasks;
+    std::string out, options, prompt, combination;
+    std::vector<std::string> paths, tasks;
+    std::vector<double> weights;
+    double density = 0;
 
     int run() const {
         Json settings = json_argument(options, "options");
@@ -54,12 +56,20 @@ struct Export {
 
 void add_import(CLI::App& app, int& exit) {
     auto import = std::make_shared<Import>();
-    CLI::App* sub = app.add_subcommand("import", "Make a bundle from a Hugging Face PEFT adapter");
+    CLI::App* sub =
+        app.add_subcommand("import", "Make a bundle from one or several Hugging Face PEFT adapters");
     import->common.add_to(*sub, true);
-    sub->add_option("path", import->path, "Folder with adapter_config.json and adapter_model.safetensors")
+    sub->add_option("paths", import->paths, "Folders with adapter_config.json and adapter_model.safetensors")
         ->required();
+    sub->add_option(
+        "--combine", import->combination,
+        "Several adapters: set (side by side, weights per request; the default), linear, cat, ties, "
+        "dare_linear, dare_ties or magnitude_prune (merged)");
+    sub->add_option("--weights", import->weights, "A weight per adapter, for a merge")->delimiter(',');
+    sub->add_option("--density", import->density, "Share of entries ties, dare_* and magnitude_prune keep");
     sub->add_option("-o,--out", import->out, "Bundle to write")->required();
-    sub->add_option("--task-names", import->tasks, "Names of its tasks, in the order of its table");
+    sub->add_option("--task-names", import->tasks, "Names of its tasks, in the order of its table")
+        ->delimiter(',');
     sub->add_option("--prompt", import->prompt, "Prompt style: auto, chat, plain or a template");
     sub->add_option("--options", import->options, "More options: JSON or a file with it");
     sub->callback([import, &exit] { exit = import->run(); });

@@ -14,7 +14,11 @@ struct Row {
 };
 
 constexpr Row rows[] = {
-    {"lora", "one low-rank adapter for all tasks (arXiv 2106.09685; rsLoRA with \"use_rslora\")", make_lora},
+    {"lora",
+     "one low-rank adapter for all tasks (arXiv 2106.09685; rsLoRA with \"use_rslora\", DoRA with "
+     "\"use_dora\")",
+     make_lora},
+    {"lora_set", "several LoRAs of any ranks side by side, mixed by given or learned weights", make_lora_set},
     {"poly", "tasks mix shared skills by learned logits (Polytropon, arXiv 2202.13914)", make_poly},
     {"mhr", "Poly with a mixture of its own per block of features (multi-head routing, arXiv 2211.03831)",
      make_poly},

@@ -10,6 +10,7 @@
 namespace polyad {
 
 std::unique_ptr<Method> make_lora(const Json& config, const MethodContext& context);
+std::unique_ptr<Method> make_lora_set(const Json& config, const MethodContext& context);
 std::unique_ptr<Method> make_poly(const Json& config, const MethodContext& context);  ///< poly and mhr
 std::unique_ptr<Method> make_cpoly(const Json& config, const MethodContext& context);
 std::unique_ptr<Method> make_private_lora(const Json& config, const MethodContext& context);

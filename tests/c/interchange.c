@@ -72,6 +72,16 @@ int main(void) {
     EXPECT(file && size > 1000 && memcmp(file, "GGUF", 4) == 0);
     free(file);
 
+    mixing(model);
+    WORKS(polyad_skillset_import_peft(model, FIXTURES "/peft/llama/dora", NULL, &back));
+    WORKS(polyad_skillset_export_peft(back, NULL, "c_interchange_dora", NULL));
+    REFUSED(polyad_skillset_export_gguf(back, NULL, "x.gguf", NULL), POLYAD_UNSUPPORTED, "plain LoRA");
+    WORKS(polyad_skillset_import_peft(model, "c_interchange_dora", NULL, &none));
+    EXPECT(difference(model, back, NULL, none, NULL) == 0);
+    EXPECT(difference(model, back, NULL, NULL, NULL) > 0.01f);
+    polyad_skillset_release(none);
+    polyad_skillset_release(back);
+
     REFUSED(polyad_skillset_export_gguf(poly, NULL, "x.gguf", NULL), POLYAD_INVALID_ARGUMENT,
             "'a', 'b', 'c'");
     REFUSED(polyad_skillset_export_peft(poly, "d", "x", NULL), POLYAD_UNKNOWN_TASK, "'d'");

@@ -66,6 +66,11 @@ expect "new task" 0 "" "$polyad" generate --model "$model" --bundle four.polyad 
 expect "export peft" 0 "wrote lora" "$polyad" export --model "$model" --bundle one.polyad --task up --out lora
 expect "import peft" 0 "method lora" "$polyad" import --model "$model" --precision fp32 --out five.polyad --prompt plain lora
 expect "imported answers" 0 "" "$polyad" generate --model "$model" --bundle five.polyad --max-tokens 4 h
+expect "export another" 0 "" "$polyad" export --model "$model" --bundle one.polyad --task down --out lora2 --quiet
+expect "import set" 0 "method lora_set, 2 tasks" "$polyad" import --model "$model" --out set.polyad --prompt plain lora lora2
+expect "generate weights" 0 "" "$polyad" generate --model "$model" --bundle set.polyad --skill-weights 0.5,0.5 --max-tokens 4 h
+expect "import merge" 0 "method lora," "$polyad" import --model "$model" --out six.polyad --combine ties --density 0.5 lora lora2
+expect "merge without density" 2 "density" "$polyad" import --model "$model" --out x.polyad --combine ties lora lora2
 expect "export gguf" 0 "wrote up.gguf" "$polyad" export --model "$model" --bundle one.polyad --task up --format gguf --out up.gguf
 expect "export without task" 2 "'down', 'up'" "$polyad" export --model "$model" --bundle one.polyad --out lora
 expect "export format" 2 "onnx" "$polyad" export --model "$model" --bundle one.polyad --format onnx --out lora

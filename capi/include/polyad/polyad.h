@@ -269,11 +269,18 @@ POLYAD_API POLYAD_MUST_USE polyad_status *polyad_bundle_inspect(polyad_context *
 /* ====== Interchange ======================================================================================================
  * Adapters of Hugging Face PEFT in and out, and LoRA files for llama.cpp; docs/interchange.md.                             */
 
-/* A PEFT folder (adapter_config.json + adapter_model.safetensors): LoRA and rsLoRA become method "lora", Poly becomes "poly" or
- * "mhr" with one task per row of its table. options: {"tasks": [names], "prompt": {...}}. Errors: NOT_FOUND, BAD_FORMAT (key or
+/* A PEFT folder (adapter_config.json + adapter_model.safetensors): LoRA, rsLoRA and DoRA become method "lora", Poly becomes "poly"
+ * or "mhr" with one task per row of its table, the experts of X-LoRA become "lora_set" (below). options: {"tasks": [names], "prompt": {...}}. Errors: NOT_FOUND, BAD_FORMAT (key or
  * tensor; the shapes of another base), UNSUPPORTED (kinds of adapter, by name), INVALID_CONFIG. Since 0.1. */
 POLYAD_API POLYAD_MUST_USE polyad_status *polyad_skillset_import_peft(polyad_backbone *backbone, const char *path,
                                                                       const char *options_json, polyad_skillset **skillset);
+/* Several LoRA folders as one skillset. options: "combination": "set" (the default: method "lora_set", one skill and one task per
+ * adapter, any ranks; polyad_request_options.weights mixes them per request) or one merged LoRA: "linear" | "cat" | "ties" |
+ * "dare_linear" | "dare_ties" | "magnitude_prune" with "weights" (one per adapter), "density", "majority_sign", "seed";
+ * "tasks", "prompt". Errors: as above. Since 0.1. */
+POLYAD_API POLYAD_MUST_USE polyad_status *polyad_skillset_import_peft_set(polyad_backbone *backbone, const char *const *paths,
+                                                                          size_t count, const char *options_json,
+                                                                          polyad_skillset **skillset);
 /* Writes a PEFT folder. With a task: that task as plain LoRA, exactly, for every method whose mixture depends on the task alone.
  * task NULL: the whole skillset as PEFT's own kind (method lora; poly and mhr that mix factors).
  * options: {"base_model": what base_model_name_or_path says}. Errors: UNKNOWN_TASK, INVALID_ARGUMENT (a task is needed),

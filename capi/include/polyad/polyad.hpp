@@ -145,6 +145,16 @@ class Skillset : public Handle<polyad_skillset, polyad_skillset_retain, polyad_s
         check(polyad_skillset_import_peft(backbone.get(), path.c_str(), options_json.c_str(), &out.handle_));
         return out;
     }
+    /// Several of them, side by side or merged ("combination" in the options).
+    static Skillset import_peft_set(const Backbone& backbone, const std::vector<std::string>& paths,
+                                    const std::string& options_json = {}) {
+        Skillset out;
+        std::vector<const char*> names;
+        for (const std::string& path : paths) names.push_back(path.c_str());
+        check(polyad_skillset_import_peft_set(backbone.get(), names.data(), names.size(),
+                                              options_json.c_str(), &out.handle_));
+        return out;
+    }
     void save(const std::string& path) const { check(polyad_skillset_save(handle_, path.c_str())); }
     /// `task` null: the whole skillset.
     void export_peft(const char* task, const std::string& path, const std::string& options_json = {}) const {
