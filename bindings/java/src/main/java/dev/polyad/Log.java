@@ -55,11 +55,12 @@ final class Log {
     }
 
     private static LogSink.Level level(int number) {
-        if (number >= polyad_log_level.POLYAD_LOG_ERROR) {
-            return LogSink.Level.ERROR;
-        }
-        return number == polyad_log_level.POLYAD_LOG_WARNING
-                ? LogSink.Level.WARNING
-                : number == polyad_log_level.POLYAD_LOG_INFO ? LogSink.Level.INFO : LogSink.Level.DEBUG;
+        return switch (number) {
+            case polyad_log_level.POLYAD_LOG_DEBUG -> LogSink.Level.DEBUG;
+            case polyad_log_level.POLYAD_LOG_INFO -> LogSink.Level.INFO;
+            case polyad_log_level.POLYAD_LOG_WARNING -> LogSink.Level.WARNING;
+            case polyad_log_level.POLYAD_LOG_ERROR -> LogSink.Level.ERROR;
+            default -> LogSink.Level.ERROR; // a level of a newer library
+        };
     }
 }

@@ -108,6 +108,49 @@ public final class Skillset extends NativeObject {
         });
     }
 
+    /** What to look at in {@link #routing}. */
+    public static final class RoutingOptions extends Options<RoutingOptions> {
+        private RoutingOptions() {}
+
+        /** The library's defaults. */
+        public static RoutingOptions create() {
+            return new RoutingOptions();
+        }
+
+        /** The part of the dataset whose rows are run. */
+        public RoutingOptions split(Split split) {
+            return set("split", split);
+        }
+
+        /** At most so many rows of a task. */
+        public RoutingOptions maxExamplesPerTask(int count) {
+            return set("max_examples_per_task", count);
+        }
+
+        /** Only these tasks. */
+        public RoutingOptions tasks(String... names) {
+            return set("tasks", names);
+        }
+    }
+
+    /**
+     * What the router has learned: load per skill, dead skills, entropy; weights of every task and their distances.
+     *
+     * @param dataset rows to run, for methods that do not route by task; else null
+     * @param options null for the defaults
+     * @throws PolyadException INVALID_ARGUMENT (rows are needed), BAD_DATA (an empty split), UNKNOWN_TASK
+     */
+    public Json routing(Dataset dataset, RoutingOptions options) {
+        String json = options == null ? null : options.json().toString();
+        return Calls.blocking(() -> json((handle, out) -> {
+            if (dataset == null) {
+                Native.polyad_skillset_routing(handle, 0, json, out);
+            } else {
+                dataset.call(d -> Native.polyad_skillset_routing(handle, d, json, out));
+            }
+        }));
+    }
+
     /** Replaces free metadata that the bundle keeps under {@code key}: anything {@link Json#of} takes. */
     public void setMetadata(String key, Object value) {
         Objects.requireNonNull(key, "key");
