@@ -50,6 +50,69 @@ public final class Skillset extends NativeObject {
         return Context.shared().json((c, out) -> Native.polyad_bundle_inspect(c, file, out));
     }
 
+    /** Options of {@link #importPeft}. */
+    public static final class PeftOptions extends Options<PeftOptions> {
+        private PeftOptions() {}
+
+        /** The library's defaults. */
+        public static PeftOptions create() {
+            return new PeftOptions();
+        }
+
+        /** The tasks' names, one per row of the adapter's table. */
+        public PeftOptions tasks(String... names) {
+            return set("tasks", names);
+        }
+
+        /** How an example becomes text. */
+        public PeftOptions prompt(PromptFormat format) {
+            return set("prompt", format);
+        }
+    }
+
+    /**
+     * Takes in a PEFT folder (adapter_config.json, adapter_model.safetensors): LoRA, rsLoRA, Poly.
+     *
+     * @param options null for the defaults
+     * @throws PolyadException NOT_FOUND, BAD_FORMAT (key or tensor), UNSUPPORTED (kinds of adapter, by name)
+     */
+    public static Skillset importPeft(Backbone model, Path folder, PeftOptions options) {
+        String path = folder.toString();
+        String json = options == null ? null : options.json().toString();
+        return new Skillset(model.<Long>work(m -> open(out -> Native.polyad_skillset_import_peft(m, path, json, out))));
+    }
+
+    /**
+     * Writes a PEFT folder: a task as plain LoRA, exactly, or with a null task the whole skillset as PEFT's own kind.
+     *
+     * @param baseModel what the folder says its base model is; may be null
+     * @throws PolyadException UNKNOWN_TASK, INVALID_ARGUMENT (a task is needed), UNSUPPORTED (no exact plain LoRA), IO_ERROR
+     */
+    public void exportPeft(String task, Path folder, String baseModel) {
+        String path = folder.toString();
+        String json = baseModel == null ? null : Json.of(java.util.Map.of("base_model", baseModel)).toString();
+        work(handle -> {
+            Native.polyad_skillset_export_peft(handle, task, path, json);
+            return null;
+        });
+    }
+
+    /**
+     * Writes one GGUF file that llama.cpp takes as {@code --lora}.
+     *
+     * @param task may be null where the method needs none
+     * @param name what the file says its name is; may be null
+     * @throws PolyadException as {@link #exportPeft}
+     */
+    public void exportGguf(String task, Path file, String name) {
+        String path = file.toString();
+        String json = name == null ? null : Json.of(java.util.Map.of("name", name)).toString();
+        work(handle -> {
+            Native.polyad_skillset_export_gguf(handle, task, path, json);
+            return null;
+        });
+    }
+
     /** Writes a bundle atomically: readers see the old file or the new one. */
     public void save(Path bundle) {
         String file = bundle.toString();

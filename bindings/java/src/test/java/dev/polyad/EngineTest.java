@@ -1,0 +1,254 @@
+// SPDX-License-Identifier: Apache-2.0
+package dev.polyad;
+
+import static org.junit.jupiter.api.Assertions.assertArrayEquals;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
+import static org.junit.jupiter.api.Assertions.assertInstanceOf;
+import static org.junit.jupiter.api.Assertions.assertThrows;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+import java.util.ArrayList;
+import java.util.List;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.CompletionException;
+import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.Flow;
+import java.util.concurrent.TimeUnit;
+import java.util.stream.Collectors;
+import org.junit.jupiter.api.AfterEach;
+import org.junit.jupiter.api.BeforeEach;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.Timeout;
+
+@Timeout(120)
+class EngineTest {
+    private Backbone model;
+    private Dataset tasks;
+    private Skillset skills;
+    private Engine engine;
+
+    @BeforeEach
+    void open() {
+        model = Fixture.model();
+        tasks = Fixture.tasks();
+        skills = Skillset.create(model, tasks, Fixture.method());
+        engine = Engine.over(model).publish("words", skills);
+    }
+
+    @AfterEach
+    void close() {
+        engine.close();
+        skills.close();
+        tasks.close();
+        model.close();
+    }
+
+    private static Request request(int tokens) {
+        return Request.to("words").task("up").prompt("c").maxTokens(tokens).ignoreEos(true);
+    }
+
+    private static Request endless() {
+        return request(2000);
+    }
+
+    @Test
+    void everyWayOfReadingSeesTheSame() {
+        Answer answer = engine.submit(request(24));
+        StringBuilder pieces = new StringBuilder();
+        for (String piece : answer) {
+            pieces.append(piece);
+        }
+        String text = answer.join();
+        assertEquals(text, pieces.toString());
+        assertEquals(text, answer.stream().collect(Collectors.joining()));
+        assertEquals(text, answer.text().join());
+        Answer.Result result = answer.result().join();
+        assertEquals(text, result.text());
+        assertEquals(24, result.tokens().length);
+        assertEquals("max_tokens", result.finishReason());
+        assertEquals(Answer.State.FINISHED, answer.state());
+        assertEquals(text, engine.submit(request(24)).join());
+        assertFalse(text.isEmpty());
+    }
+
+    /** Asks for pieces one at a time, or all at once. */
+    private static final class Reader implements Flow.Subscriber<String> {
+        final StringBuilder text = new StringBuilder();
+        final CompletableFuture<String> end = new CompletableFuture<>();
+        final long batch;
+        Flow.Subscription subscription;
+        int inside;
+
+        Reader(long batch) {
+            this.batch = batch;
+        }
+
+        @Override
+        public void onSubscribe(Flow.Subscription s) {
+            subscription = s;
+            s.request(batch);
+        }
+
+        @Override
+        public void onNext(String piece) {
+            assertEquals(1, ++inside, "signals come one after another");
+            text.append(piece);
+            if (batch == 1) {
+                subscription.request(1);
+            }
+            --inside;
+        }
+
+        @Override
+        public void onError(Throwable e) {
+            end.completeExceptionally(e);
+        }
+
+        @Override
+        public void onComplete() {
+            end.complete(text.toString());
+        }
+    }
+
+    @Test
+    void publishersKeepToTheDemand() {
+        Answer answer = engine.submit(request(40));
+        Reader slow = new Reader(1);
+        Reader eager = new Reader(Long.MAX_VALUE);
+        Reader late = new Reader(1);
+        Reader bad = new Reader(0);
+        Reader stuck = new Reader(2);
+        answer.publisher().subscribe(slow);
+        answer.publisher().subscribe(eager);
+        answer.publisher().subscribe(bad);
+        answer.publisher().subscribe(stuck);
+        String text = answer.join();
+        answer.publisher().subscribe(late);
+        assertEquals(text, slow.end.join());
+        assertEquals(text, eager.end.join());
+        assertEquals(text, late.end.join());
+        assertInstanceOf(IllegalArgumentException.class, assertThrows(CompletionException.class, bad.end::join).getCause());
+        assertFalse(stuck.end.isDone());
+        assertEquals(text.substring(0, stuck.text.length()), stuck.text.toString());
+        stuck.subscription.request(Long.MAX_VALUE);
+        assertEquals(text, stuck.end.join());
+    }
+
+    @Test
+    void cancelledByAnswerFutureAndClose() {
+        Answer byAnswer = engine.submit(endless());
+        byAnswer.cancel();
+        Fixture.refused(ErrorCode.CANCELLED, "", byAnswer::join);
+        Fixture.refused(ErrorCode.CANCELLED, "", () -> byAnswer.forEach(piece -> {}));
+        assertEquals(Answer.State.CANCELLED, byAnswer.state());
+        Answer byFuture = engine.submit(endless());
+        assertTrue(byFuture.text().cancel(true));
+        assertThrows(CompletionException.class, () -> byFuture.result().join());
+        Answer byClose = engine.submit(endless());
+        byClose.close();
+        byClose.close();
+        Fixture.refused(ErrorCode.CANCELLED, "", byClose::join);
+        assertEquals(3, engine.submit(request(3)).result().join().tokens().length);
+    }
+
+    @Test
+    void closingTheEngineEndsItsAnswers() {
+        List<Answer> answers = new ArrayList<>();
+        for (int i = 0; i < 40; ++i) {
+            answers.add(engine.submit(endless()));
+        }
+        engine.close();
+        for (Answer answer : answers) {
+            Fixture.refused(ErrorCode.CANCELLED, "", answer::join);
+        }
+    }
+
+    @Test
+    void callbacksMayCallTheEngine() throws Exception {
+        CompletableFuture<String> nested = engine.submit(request(4)).text().thenApply(first -> first
+                + engine.submit(request(4)).join());
+        assertEquals(engine.submit(request(4)).join().repeat(2), nested.get(60, TimeUnit.SECONDS));
+    }
+
+    @Test
+    void manyThreadsWhileAVersionIsSwapped() throws Exception {
+        Fixture.training(skills, tasks).run();
+        String before = engine.submit(request(12)).join();
+        engine.publish("words", skills);
+        String after = engine.submit(request(12)).join();
+        CountDownLatch done = new CountDownLatch(4);
+        List<String> odd = java.util.Collections.synchronizedList(new ArrayList<>());
+        for (int i = 0; i < 4; ++i) {
+            new Thread(() -> {
+                        try {
+                            for (int n = 0; n < 50; ++n) {
+                                String text = engine.submit(request(12)).join();
+                                if (!text.equals(before) && !text.equals(after)) {
+                                    odd.add(text);
+                                }
+                            }
+                        } catch (Throwable e) {
+                            odd.add(e.toString());
+                        } finally {
+                            done.countDown();
+                        }
+                    })
+                    .start();
+        }
+        while (!done.await(10, TimeUnit.MILLISECONDS)) {
+            engine.publish("words", skills);
+            engine.publish("other", skills);
+            engine.stats();
+            engine.retire("other");
+        }
+        assertTrue(odd.isEmpty(), odd::toString);
+    }
+
+    @Test
+    void steppedByHand() {
+        try (Engine manual = Engine.builder(model).maxBatch(2).maxQueue(3).maxContext(256).manual().build()) {
+            manual.publish("words", skills);
+            List<Answer> answers = new ArrayList<>();
+            for (int i = 0; i < 3; ++i) {
+                answers.add(manual.submit(request(5)));
+            }
+            Fixture.refused(ErrorCode.QUEUE_FULL, "", () -> manual.submit(request(5)));
+            int steps = 0;
+            while (manual.step() > 0) {
+                ++steps;
+            }
+            assertTrue(steps > 5);
+            answers.forEach(answer -> assertEquals(5, answer.result().join().tokens().length));
+            Answer left = manual.submit(endless());
+            manual.close();
+            Fixture.refused(ErrorCode.CANCELLED, "", left::join);
+        }
+        assertThrows(IllegalStateException.class, engine::step);
+    }
+
+    @Test
+    void weightsAndTokensOfTheHost() {
+        float[] weights = skills.taskWeights("down");
+        int[] tokens = model.tokenize("Say up. c ->");
+        Answer.Result named = engine.submit(
+                        Request.to("words").task("down").tokens(tokens).maxTokens(8).ignoreEos(true))
+                .result()
+                .join();
+        Answer.Result buffered = engine.submit(Request.to("words")
+                        .task("down")
+                        .tokens(java.nio.IntBuffer.wrap(tokens))
+                        .maxTokens(8)
+                        .ignoreEos(true))
+                .result()
+                .join();
+        assertArrayEquals(named.tokens(), buffered.tokens());
+        Fixture.refused(ErrorCode.INVALID_ARGUMENT, "weight", () -> engine.submit(request(4).weights(1)));
+        assertTrue(weights.length > 1);
+        String stop = named.text().substring(named.text().length() - 1);
+        String stopped = engine.submit(
+                        Request.to("words").task("down").tokens(tokens).maxTokens(8).ignoreEos(true).stop("nosuch", stop))
+                .join();
+        assertFalse(stopped.contains(stop));
+    }
+}
