@@ -38,7 +38,7 @@ class BadInputTest {
 
     @Test
     void nullArguments() {
-        assertThrows(NullPointerException.class, () -> Backbone.open(null));
+        assertThrows(NullPointerException.class, () -> Backbone.open((Path) null));
         assertThrows(NullPointerException.class, () -> Backbone.builder().open((ByteBuffer) null));
         assertThrows(NullPointerException.class, () -> model.tokenize(null));
         assertThrows(NullPointerException.class, () -> model.detokenize((int[]) null));
