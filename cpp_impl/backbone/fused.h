@@ -14,9 +14,9 @@
 
 namespace polyad {
 
-/// gain * x / sqrt(mean(x^2) + eps) over the last dimension, which gain [width] (float32, may be trained) must
-/// divide: [N, heads * width] is normed per head. gain [N, width] = one per token. Saves x and one number per
-/// row.
+/// gain * x / sqrt(mean(x^2) + eps) over the last dimension, which gain [width] (float32, may be trained)
+/// must divide: [N, heads * width] is normed per head. gain [N, width] = one per token. Saves x and one
+/// number per row.
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& gain, double eps);
 
 /// {residual + delta, rms_norm of it}. `delta`'s storage becomes the sum's: the caller gives it up. Saves the
@@ -31,10 +31,11 @@ at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up);
 struct AttentionPlan {
     int64_t heads = 0, heads_kv = 0, head_dim = 0;
     double scale = 1.0;
-    std::vector<int32_t> query_begin;  ///< [rows + 1]
-    std::vector<int32_t> key_count;    ///< [rows], past included
-    std::vector<int32_t> position;     ///< [N] for rotary embedding
-    std::shared_ptr<const RopeTable> rope;
+    bool causal = true;                     ///< false: every query sees every key of its row (encoders)
+    std::vector<int32_t> query_begin;       ///< [rows + 1]
+    std::vector<int32_t> key_count;         ///< [rows], past included
+    std::vector<int32_t> position;          ///< [N] for rotary embedding
+    std::shared_ptr<const RopeTable> rope;  ///< null: nothing is rotated
 
     int32_t rows() const { return static_cast<int32_t>(key_count.size()); }
 };
