@@ -17,11 +17,13 @@ struct Import {
         Json settings = json_argument(options, "options");
         if (!tasks.empty()) settings["tasks"] = tasks;
         if (!prompt.empty()) settings["prompt"]["style"] = prompt;
+        if (!combination.empty()) settings["combination"] = combination;
+        if (!weights.empty()) settings["weights"] = weights;
+        if (density > 0) settings["density"] = density;
         const context_ptr context = common.open_context();
         const backbone_ptr model = common.open_model(context.get());
         const std::string text = settings.dump();
-        const skillset_ptr skills =
-            make<skillset_ptr>(polyad_skillset_import_peft, model.get(), path.c_str(), text.c_str());
+        const skillset_ptr skills = read(model.get(), text);
         check(polyad_skillset_save(skills.get(), out.c_str()));
         const Json info = json_of(polyad_skillset_info, static_cast<const polyad_skillset*>(skills.get()));
         if (common.json)
@@ -30,6 +32,16 @@ struct Import {
             std::printf("saved %s: method %s, %zu tasks\n", out.c_str(),
                         info["config"]["method"].get<std::string>().c_str(), info["tasks"].size());
         return success;
+    }
+
+    /// One folder keeps its own kind; several, or a combination that is asked for, become a set or a merge.
+    skillset_ptr read(polyad_backbone* model, const std::string& settings) const {
+        if (paths.size() == 1 && combination.empty())
+            return make<skillset_ptr>(polyad_skillset_import_peft, model, paths[0].c_str(), settings.c_str());
+        std::vector<const char*> folders;
+        for (const std::string& path : paths) folders.push_back(path.c_str());
+        return make<skillset_ptr>(polyad_skillset_import_peft_set, model, folders.data(), folders.size(),
+                                  settings.c_str());
     }
 };
 
