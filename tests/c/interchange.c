@@ -33,6 +33,35 @@ static float difference(const polyad_backbone* model, const polyad_skillset* a, 
     return most;
 }
 
+/* Two adapters side by side are each itself; merged they are neither. */
+static void mixing(polyad_backbone* model) {
+    const char* const folders[] = {FIXTURES "/peft/llama/lora", FIXTURES "/peft/llama/rslora"};
+    polyad_skillset *first = NULL, *second = NULL, *set = NULL, *merged = NULL, *none = NULL;
+
+    WORKS(polyad_skillset_import_peft(model, folders[0], NULL, &first));
+    WORKS(polyad_skillset_import_peft(model, folders[1], NULL, &second));
+    WORKS(polyad_skillset_import_peft_set(model, folders, 2, "{\"tasks\": [\"first\", \"second\"]}", &set));
+    EXPECT(difference(model, set, "first", first, NULL) < 1e-4f);
+    EXPECT(difference(model, set, "second", second, NULL) < 1e-4f);
+    EXPECT(difference(model, set, "first", set, "second") > 0.001f);
+    WORKS(polyad_skillset_import_peft_set(model, folders, 2,
+                                          "{\"combination\": \"cat\", \"weights\": [1, 0]}", &merged));
+    EXPECT(difference(model, merged, NULL, first, NULL) < 1e-4f);
+    polyad_skillset_release(merged);
+    WORKS(polyad_skillset_import_peft_set(model, folders, 2,
+                                          "{\"combination\": \"cat\", \"weights\": [0.5, 0.5]}", &merged));
+    EXPECT(difference(model, merged, NULL, first, NULL) > 0.001f);
+    EXPECT(difference(model, merged, NULL, second, NULL) > 0.001f);
+    REFUSED(polyad_skillset_import_peft_set(model, folders, 0, NULL, &none), POLYAD_INVALID_ARGUMENT, "");
+    REFUSED(polyad_skillset_import_peft_set(model, folders, 2, "{\"combination\": \"sum\"}", &none),
+            POLYAD_INVALID_CONFIG, "combination");
+    EXPECT(none == NULL);
+    polyad_skillset_release(merged);
+    polyad_skillset_release(set);
+    polyad_skillset_release(second);
+    polyad_skillset_release(first);
+}
+
 int main(void) {
     polyad_context* context;
     polyad_backbone *model, *other;

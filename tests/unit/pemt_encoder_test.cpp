@@ -27,7 +27,7 @@ struct Row {
     int slot = 0;
 };
 
-struct Run {
+struct Ran {
     at::Tensor hidden;
     std::map<std::string, std::map<std::string, at::Tensor>> trace;
     std::unique_ptr<Adaptation> adaptation;
@@ -95,7 +95,7 @@ class PemtEncoder : public testing::TestWithParam<const char*> {
         return out;
     }
 
-    Run run(const Skillset& skills, const std::vector<Row>& rows, KvCache* cache = nullptr, Mode mode = Mode::eval,
+    Ran run(const Skillset& skills, const std::vector<Row>& rows, KvCache* cache = nullptr, Mode mode = Mode::eval,
             at::Tensor* states = nullptr) const {
         Batch batch;
         RouteInput input;
@@ -115,7 +115,7 @@ class PemtEncoder : public testing::TestWithParam<const char*> {
         input.source_begin = batch.source_begin;
         input.prompt_length = batch.prompt_length;
         input.mode = mode;
-        Run out;
+        Ran out;
         input.trace = &out.trace;
         out.adaptation = skills.method().adapt(input);
         Listening listening(*out.adaptation);
@@ -160,7 +160,7 @@ TEST_P(PemtEncoder, DecoderGatesReadTheEncodersStatesOfThePrompt) {
     const at::NoGradGuard no_gradients;
     EXPECT_EQ(skills->sites().size(), static_cast<size_t>(backbone_->info().layers));
     at::Tensor states;
-    const Run out = run(*skills, {{one, said, 0}}, nullptr, Mode::eval, &states);
+    const Ran out = run(*skills, {{one, said, 0}}, nullptr, Mode::eval, &states);
     ASSERT_EQ(states.size(0), 4 + 5);
     const std::string decoder = site(true).path, encoder = site(false).path;
     const at::Tensor& table = parameter(*skills, decoder + ".gate_weight").value;
@@ -169,7 +169,7 @@ TEST_P(PemtEncoder, DecoderGatesReadTheEncodersStatesOfThePrompt) {
     const at::Tensor want = at::softmax(at::mm(states.narrow(0, 0, 4).mean(0, true), table[0].t()), -1);
     EXPECT_LT(largest(out.trace.at(decoder).at("weights"), want), 1e-5);
     // An encoder reads both ways: its gates know the row, and nothing of the answer.
-    const Run another = run(*skills, {{other, said, 0}}), longer = run(*skills, {{one, {1, 9}, 0}});
+    const Ran another = run(*skills, {{other, said, 0}}), longer = run(*skills, {{one, {1, 9}, 0}});
     for (const std::string& path : {decoder, encoder}) {
         EXPECT_GT(largest(out.trace.at(path).at("weights"), another.trace.at(path).at("weights")), 1e-6) << path;
         EXPECT_LT(largest(out.trace.at(path).at("weights"), longer.trace.at(path).at("weights")), 1e-7) << path;
@@ -211,7 +211,7 @@ TEST_P(PemtEncoder, GradientsAreThoseOfTheLoss) {
     const auto skills = target({{"ts_weight", 2.0}});
     const std::vector<int32_t> targets{30, 31, 32, 2, 40, 2};
     const auto loss = [&] {
-        Run out = run(*skills, {{one, said, 0}, {other, {1, 40}, 1}}, nullptr, Mode::train);
+        Ran out = run(*skills, {{one, said, 0}, {other, {1, 40}, 1}}, nullptr, Mode::train);
         return backbone_->token_nll(out.hidden, targets).sum() + skills->method().auxiliary_loss(*out.adaptation);
     };
     loss().backward();
