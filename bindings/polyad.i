@@ -64,7 +64,7 @@ MACRO(polyad_request)
 /* Arrays that are filled. */
 %apply (int32_t *INTS, size_t CAPACITY) { (int32_t *ids, size_t capacity) }
 %apply (float *FLOATS, size_t CAPACITY) { (float *values, size_t capacity), (float *weights, size_t capacity),
-                                          (float *logits, size_t capacity) }
+                                          (float *logits, size_t capacity), (float *scores, size_t capacity) }
 /* Single numbers that are set. */
 %apply size_t *OUT { size_t *count }
 %apply int32_t *OUT { int32_t *busy, int32_t *state }

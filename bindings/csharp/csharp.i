@@ -87,12 +87,26 @@ static void polyad_binding_log_free(void *message) { free(message); }
 %typemap(in) PATTERN "$1 = ($1_ltype)$input.data; $2 = $input.size;"
 %typemap(freearg) PATTERN ""
 %enddef
+%polyad_csharp_span((const char *const *STRINGS, size_t COUNT))
 %polyad_csharp_span((const char *UTF8, size_t SIZE))
 %polyad_csharp_span((const void *BYTES, size_t SIZE))
 %polyad_csharp_span((const int32_t *INTS, size_t COUNT))
 %polyad_csharp_span((const float *FLOATS, size_t COUNT))
 %polyad_csharp_span((int32_t *INTS, size_t CAPACITY))
 %polyad_csharp_span((float *FLOATS, size_t CAPACITY))
+
+/* A list of pointers to NUL-terminated UTF-8. */
+%apply (const char *const *STRINGS, size_t COUNT) { (const char *const *paths, size_t count) }
+
+/* ====== Sizes ============================================================================================================ */
+
+%typemap(ctype) size_t "size_t"
+%typemap(imtype) size_t "global::System.UIntPtr"
+%typemap(cstype) size_t "global::System.UIntPtr"
+%typemap(csin) size_t "$csinput"
+%typemap(csout) size_t { return $imcall; }
+%typemap(in) size_t "$1 = $input;"
+%typemap(out) size_t "$result = $1;"
 
 /* ====== Numbers that are set ============================================================================================= */
 
