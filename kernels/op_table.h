@@ -59,6 +59,17 @@ struct Attention {
                                       ///< (causal); 0: i
 };
 
+/// Factors mixed from a bank of skills, one per group:
+///     out[g, i, c] = sum_k w[g, split, k] bank[skill[g, k], i, c]
+struct FactorMix {
+    int64_t groups, skills, rows, columns;  ///< bank [skills, rows, columns], float32
+    const int32_t* skill;        ///< [groups, chosen]; null: every group reads all skills, in order
+    int64_t chosen;              ///< skills per group; `skills` when `skill` is null
+    int64_t splits;              ///< w [groups, splits, chosen]
+    int32_t split_rows;          ///< splits are contiguous blocks of rows (1) or of columns (0)
+    int64_t out_group, out_row;  ///< elements between groups and between rows of out
+};
+
 struct OpTable {
     const char* isa;
 
@@ -111,6 +122,15 @@ struct OpTable {
     void (*attention_backward)(const Attention& a, const void* q, const void* o, const void* do_,
                                const float* lse, void* dq, void* const* dk_row, void* const* dv_row);
 
+    /// The same over rows that share beginnings: row b goes on from row parent[b], an earlier row, or begins
+    /// by itself (-1). Its queries see the keys of the whole line, which key_count[b] counts; k_row[b] and
+    /// v_row[b] hold as many keys of its own as it has queries, packed. Null on devices that have none:
+    /// callers then lay every row out whole.
+    void (*tree_attention)(const Attention& a, const int32_t* parent, const void* q, void* o, float* lse);
+    void (*tree_attention_backward)(const Attention& a, const int32_t* parent, const void* q, const void* o,
+                                    const void* do_, const float* lse, void* dq, void* const* dk_row,
+                                    void* const* dv_row);
+
     // ---- routed low-rank (the one operator)
     // -------------------------------------------------------------------
     /// u[t, :] = x[t, :] A_g^T for the group g of t's row (group -1: zeros). A: [groups, rank, d_in] in
@@ -128,6 +148,14 @@ struct OpTable {
     void (*low_rank_down_backward)(Float type, const float* du, const void* x, const void* a,
                                    const int32_t* group_of_row, Rows rows, int64_t d_in, int64_t rank,
                                    void* dx, float* da);
+
+    /// out (+)= the mix, in `type`; sums are float32. Null on devices that have none.
+    void (*mix_factors)(Float type, const FactorMix& mix, const float* bank, const float* weights, int add,
+                        void* out);
+    /// From dout (laid out like out, float32): dbank [skills, rows, columns] is written, zeros where no group
+    /// reads; dweights [groups, splits, chosen] is added to. Either may be null.
+    void (*mix_factors_backward)(const FactorMix& mix, const float* bank, const float* weights,
+                                 const float* dout, float* dbank, float* dweights);
 
     // ---- output head
     // ----------------------------------------------------------------------------------------

@@ -12,9 +12,10 @@ constexpr int64_t few_queries = 12;
 
 /// Offsets into one thread's scratch, in floats.
 struct Layout {
-    int64_t cells, k, v, q_rows, q, s, p, o, end;
+    int64_t cells, k, v, q_rows, q, s, p, o, gathered, end;
 
-    Layout(const Attention& a, int depth) {
+    /// `shared`: floats for gathered keys and values.
+    Layout(const Attention& a, int depth, int64_t shared) {
         const int64_t d = a.head_dim, block = block_queries;
         cells = (d + depth - 1) / depth;
         bool packs = false;
@@ -34,7 +35,8 @@ struct Layout {
         s = take(block_keys * block);
         p = take(block_keys * block);
         o = take(d * block);
-        end = most(at, few_queries * (all_keys + 2 * round_up(d, 16)) + 64);
+        gathered = most(at, few_queries * (all_keys + 2 * round_up(d, 16)) + 64);
+        end = gathered + shared;
     }
 };
 
@@ -97,8 +99,8 @@ template <class T>
 void blocked(const Head<T>& head, const T* q, T* o, float* lse, const Layout& at, float* scratch) {
     constexpr int depth = cell_depth<T>;
     const int64_t d = head.a.head_dim, cells = at.cells;
-    pack_rows(head.k, head.a.kv_stride, head.keys, d, scratch + at.k, cells);
-    pack_columns(head.v, head.a.kv_stride, head.keys, d, scratch + at.v);
+    pack_rows(head.k, head.kv_stride, head.keys, d, scratch + at.k, cells);
+    pack_columns(head.v, head.kv_stride, head.keys, d, scratch + at.v);
     float *s = scratch + at.s, *p = scratch + at.p, *out = scratch + at.o;
     Softmax state;
     for (int64_t begin = 0; begin < head.stacked; begin += block_queries) {
@@ -203,8 +205,8 @@ void direct(const Head<T>& head, const T* q, T* o, float* lse, float* scratch) {
     }
     if (begin > end) begin = end;
     const int64_t seen = end - begin;
-    project(queries, d, head.k + begin * head.a.kv_stride, head.a.kv_stride, rows, d, seen, head.a.scale,
-            scores, stride);
+    project(queries, d, head.k + begin * head.kv_stride, head.kv_stride, rows, d, seen, head.a.scale, scores,
+            stride);
     for (int64_t r = 0; r < rows; ++r) {
         const int64_t first = head.first(r), count = head.last(r) - first;
         float* all = scores + r * stride;
@@ -236,8 +238,7 @@ void direct(const Head<T>& head, const T* q, T* o, float* lse, float* scratch) {
         std::memset(all, 0, static_cast<size_t>(first - begin) * 4);
         std::memset(s + count, 0, static_cast<size_t>(end - first - count) * 4);
     }
-    mix_columns(scores, stride, rows, head.v + begin * head.a.kv_stride, head.a.kv_stride, seen, d, out,
-                width);
+    mix_columns(scores, stride, rows, head.v + begin * head.kv_stride, head.kv_stride, seen, d, out, width);
     for (int64_t r = 0; r < rows; ++r) {
         T* to = o + head.offset(r);
         sweep(d, [&](int64_t i, auto w) { store(to + i, load(out + r * width + i, w), w); });
@@ -245,16 +246,17 @@ void direct(const Head<T>& head, const T* q, T* o, float* lse, float* scratch) {
 }
 
 template <class T>
-void run(const Attention& a, const T* q, T* o, float* lse) {
-    const Layout layout(a, cell_depth<T>);
+void run(const Attention& a, const int32_t* parent, const T* q, T* o, float* lse) {
+    const Layout layout(a, cell_depth<T>, parent ? gathered_floats<T>(most_keys(a), a.head_dim) : 0);
     const int threads = thread_limit();
     const int64_t stride = round_up(layout.end, 16) + 16;
     const Scratch<float> scratch(threads * stride);
     const int64_t tasks = static_cast<int64_t>(a.rows) * a.heads_kv;
 #pragma omp parallel for schedule(dynamic) if (attention_work(a) >= 65536)
     for (int64_t task = 0; task < tasks; ++task) {
-        const Head<T> head(a, task);
+        Head<T> head(a, task);
         float* mine = scratch.get() + thread_number() * stride;
+        if (parent) head.gather(parent, reinterpret_cast<T*>(mine + layout.gathered));
         if (head.stacked <= few_queries)
             direct(head, q, o, lse, mine);
         else
@@ -264,11 +266,15 @@ void run(const Attention& a, const T* q, T* o, float* lse) {
 
 }  // namespace
 
-void attention(const Attention& a, const void* q, void* o, float* lse) {
+void tree_attention(const Attention& a, const int32_t* parent, const void* q, void* o, float* lse) {
     if (a.type == Float::bf16)
-        run(a, static_cast<const bf16*>(q), static_cast<bf16*>(o), lse);
+        run(a, parent, static_cast<const bf16*>(q), static_cast<bf16*>(o), lse);
     else
-        run(a, static_cast<const float*>(q), static_cast<float*>(o), lse);
+        run(a, parent, static_cast<const float*>(q), static_cast<float*>(o), lse);
+}
+
+void attention(const Attention& a, const void* q, void* o, float* lse) {
+    tree_attention(a, nullptr, q, o, lse);
 }
 
 }  // namespace polyad::kernels::POLYAD_ISA

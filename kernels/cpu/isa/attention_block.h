@@ -20,13 +20,35 @@ inline constexpr int64_t block_queries = 64, block_keys = 64;
 template <class T>
 struct Head {
     Head(const Attention& args, int64_t task)
-        : a(args), row(task / args.heads_kv), kv_head(task % args.heads_kv) {
+        : a(args), row(task / args.heads_kv), kv_head(task % args.heads_kv), kv_stride(args.kv_stride) {
         repeat = a.heads / a.heads_kv;
         queries = a.query_begin[row + 1] - a.query_begin[row];
         keys = most(a.key_count[row], 0);
         stacked = queries * repeat;
         k = static_cast<const T*>(a.k_row[row]) + kv_head * a.head_dim;
         v = static_cast<const T*>(a.v_row[row]) + kv_head * a.head_dim;
+    }
+    /// With shared beginnings: lays the keys and values of the row's whole line side by side, [keys,
+    /// head_dim] each, and reads them there from now on.
+    void gather(const int32_t* parent, T* to) {
+        const int64_t d = a.head_dim;
+        T *all_k = to, *all_v = to + keys * d;
+        int64_t end = keys;
+        for (int64_t r = row; r >= 0; r = parent[r]) {
+            const int64_t count = a.query_begin[r + 1] - a.query_begin[r];
+            end -= count;
+            const T* from_k = static_cast<const T*>(a.k_row[r]) + kv_head * d;
+            const T* from_v = static_cast<const T*>(a.v_row[r]) + kv_head * d;
+            for (int64_t j = 0; j < count; ++j) {
+                std::memcpy(all_k + (end + j) * d, from_k + j * a.kv_stride,
+                            static_cast<size_t>(d) * sizeof(T));
+                std::memcpy(all_v + (end + j) * d, from_v + j * a.kv_stride,
+                            static_cast<size_t>(d) * sizeof(T));
+            }
+        }
+        k = all_k;
+        v = all_v;
+        kv_stride = d;
     }
     int64_t head_of(int64_t r) const { return kv_head * repeat + r % repeat; }
     int64_t token_of(int64_t r) const { return a.query_begin[row] + r / repeat; }
@@ -47,9 +69,15 @@ struct Head {
     }
 
     const Attention& a;
-    int64_t row, kv_head, repeat, queries, keys, stacked;
+    int64_t row, kv_head, kv_stride, repeat, queries, keys, stacked;
     const T *k, *v;
 };
+
+/// Floats gather() needs.
+template <class T>
+inline int64_t gathered_floats(int64_t keys, int64_t head_dim) {
+    return (2 * keys * head_dim * static_cast<int64_t>(sizeof(T)) + 3) / 4;
+}
 
 /// A block of stacked rows [begin, begin + count): the keys each lane sees.
 struct Block {

@@ -39,6 +39,17 @@ void attention(const Attention& a, const void* q, void* o, float* lse);
 void attention_backward(const Attention& a, const void* q, const void* o, const void* do_, const float* lse,
                         void* dq, void* const* dk_row, void* const* dv_row);
 
+void tree_attention(const Attention& a, const int32_t* parent, const void* q, void* o, float* lse);
+void tree_attention_backward(const Attention& a, const int32_t* parent, const void* q, const void* o,
+                             const void* do_, const float* lse, void* dq, void* const* dk_row,
+                             void* const* dv_row);
+
+// mix_factors.cpp
+void mix_factors(Float type, const FactorMix& mix, const float* bank, const float* weights, int add,
+                 void* out);
+void mix_factors_backward(const FactorMix& mix, const float* bank, const float* weights, const float* dout,
+                          float* dbank, float* dweights);
+
 // low_rank.cpp
 void low_rank_down(Float type, const void* x, const void* a, const int32_t* group_of_row, Rows rows,
                    int64_t d_in, int64_t rank, float* u);
