@@ -10,8 +10,6 @@ using namespace polyad::capi;
 
 namespace {
 
-constexpr int max_threads = 1024;
-
 const Json& build_info() {
     static const Json info = [] {
         Json out = compute_build_info();

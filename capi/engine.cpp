@@ -12,10 +12,11 @@ struct EngineObject {
     std::shared_ptr<BackboneObject> backbone;
     Occupancy use{0};  ///< held by step alone
     ComputeThread compute;
+    ComputeThread publishing{1};  ///< one thread: steps go on beside it
     std::unique_ptr<Engine> engine;
 
-    explicit EngineObject(std::shared_ptr<BackboneObject> model)
-        : backbone(std::move(model)), compute(backbone->context->threads) {}
+    EngineObject(std::shared_ptr<BackboneObject> model, int threads)
+        : backbone(std::move(model)), compute(threads > 0 ? threads : backbone->context->threads) {}
 };
 
 struct RequestObject {
@@ -38,6 +39,7 @@ POLYAD_SAME_STATE(POLYAD_REQUEST_RUNNING, running);
 POLYAD_SAME_STATE(POLYAD_REQUEST_FINISHED, finished);
 POLYAD_SAME_STATE(POLYAD_REQUEST_CANCELLED, cancelled);
 POLYAD_SAME_STATE(POLYAD_REQUEST_FAILED, failed);
+POLYAD_SAME_STATE(POLYAD_REQUEST_EXPIRED, expired);
 
 RequestOptions from_c(const polyad_request_options& o) {
     RequestOptions out;
@@ -68,6 +70,8 @@ RequestOptions from_c(const polyad_request_options& o) {
     out.sampling.seed = o.seed;
     out.sampling.ignore_eos = o.ignore_eos != 0;
     out.sampling.check();
+    out.timeout = o.timeout;
+    out.priority = o.priority;
     return out;
 }
 
@@ -76,7 +80,14 @@ RequestOptions from_c(const polyad_request_options& o) {
 void polyad_engine_options_init(polyad_engine_options* options) {
     if (!options) return;
     const EngineOptions defaults;
-    *options = {sizeof(polyad_engine_options), defaults.max_batch, defaults.max_queue, defaults.max_context};
+    *options = polyad_engine_options{};
+    options->struct_size = sizeof *options;
+    options->max_batch = defaults.max_batch;
+    options->max_queue = defaults.max_queue;
+    options->max_context = defaults.max_context;
+    options->memory_budget = defaults.memory_budget;
+    options->prefix_cache = defaults.prefix_cache;
+    options->merge_hot_task = defaults.merge_hot_task;
 }
 
 void polyad_request_options_init(polyad_request_options* options) {
@@ -96,11 +107,19 @@ polyad_status* polyad_engine_create(polyad_backbone* backbone, const polyad_engi
     return guarded([&] {
         clear_out(engine, "engine");
         const auto o = read_struct(options, polyad_engine_options_init, "polyad_engine_options");
-        auto object = std::make_shared<EngineObject>(get(backbone));
-        object->compute.run([&] {
-            object->engine = std::make_unique<Engine>(object->backbone->backbone,
-                                                      EngineOptions{o.max_batch, o.max_queue, o.max_context});
-        });
+        if (o.threads < 0 || o.threads > max_threads)
+            fail(Code::invalid_argument, "threads: ", o.threads, " is out of range, allowed: 0 to ",
+                 max_threads);
+        EngineOptions wanted;
+        wanted.max_batch = o.max_batch;
+        wanted.max_queue = o.max_queue;
+        wanted.max_context = o.max_context;
+        wanted.memory_budget = o.memory_budget;
+        wanted.prefix_cache = o.prefix_cache != 0;
+        wanted.merge_hot_task = o.merge_hot_task != 0;
+        auto object = std::make_shared<EngineObject>(get(backbone), o.threads);
+        object->compute.run(
+            [&] { object->engine = std::make_unique<Engine>(object->backbone->backbone, wanted); });
         *engine = wrap<polyad_engine>(std::move(object));
     });
 }
@@ -118,8 +137,15 @@ polyad_status* polyad_engine_publish(polyad_engine* engine, const char* name,
         const auto object = get(engine);
         const std::string key = required_string(name, "name");
         const auto skills = get(skillset);
-        const Shared hold(skills->use, "skillset");
-        object->engine->publish(key, *skills->skillset);
+        object->publishing.run([&] {
+            std::shared_ptr<const Skillset> copy;
+            {
+                const Shared hold(skills->use,
+                                  "skillset");  // a trainer may go on as soon as the copy is made
+                copy = skills->skillset->snapshot();
+            }
+            object->engine->publish(key, std::move(copy));
+        });
     });
 }
 
@@ -188,6 +214,7 @@ polyad_status* polyad_request_result(const polyad_request* request, polyad_text*
                                {"tokens", result.tokens},
                                {"finish_reason", finish_reason_name(result.reason)},
                                {"prompt_tokens", result.prompt_tokens},
+                               {"cached_tokens", result.cached_tokens},
                                {"truncated", result.truncated},
                                {"seconds", result.seconds}});
     });

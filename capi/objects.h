@@ -13,6 +13,9 @@
 
 namespace polyad::capi {
 
+/// Of one object's work.
+inline constexpr int max_threads = 1024;
+
 struct ContextObject {
     int threads = 0;
     /// Work of objects that have no thread of their own: opening, logits.

@@ -15,8 +15,9 @@ struct TrainerObject {
     ComputeThread compute;
     std::unique_ptr<Trainer> trainer;
 
-    explicit TrainerObject(std::shared_ptr<SkillsetObject> skills)
-        : skillset(std::move(skills)), compute(skillset->backbone->context->threads) {}
+    TrainerObject(std::shared_ptr<SkillsetObject> skills, int threads)
+        : skillset(std::move(skills)),
+          compute(threads > 0 ? threads : skillset->backbone->context->threads) {}
 };
 
 POLYAD_HANDLE(polyad_trainer, trainer, TrainerObject);
@@ -54,9 +55,10 @@ polyad_status* polyad_trainer_create(polyad_skillset* skillset, const polyad_dat
                                      const char* config_json, polyad_trainer** trainer) {
     return guarded([&] {
         clear_out(trainer, "trainer");
-        auto object = std::make_shared<TrainerObject>(get(skillset));
+        const auto skills = get(skillset);
         const auto data = get(dataset);
         const Json config = options_json(config_json, "config");
+        auto object = std::make_shared<TrainerObject>(skills, TrainingConfig::from_json(config).threads);
         const Shared hold(object->skillset->use, "skillset");
         object->compute.run([&] {
             object->trainer = std::make_unique<Trainer>(object->skillset->skillset, data->dataset, config);

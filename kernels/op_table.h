@@ -57,6 +57,22 @@ struct Attention {
     int64_t bias_query_stride, bias_head_stride;
     int32_t query_position0_is_tail;  ///< 1: query i of row b stands at position key_count[b] - nq + i
                                       ///< (causal); 0: i
+    /// A cache that grows keeps a row in pages: with page_tokens > 0 (even) k_row and v_row are not read, and
+    /// token j of row b is token j % page_tokens of page[page_begin[b] + j / page_tokens], whose keys start
+    /// k_offset and whose values v_offset elements into it. One page that holds the whole row is the same as
+    /// k_row and v_row. Not for attention_backward.
+    int32_t page_tokens = 0;
+    const int32_t* page_begin = nullptr;  ///< [rows] a row's first entry in `page`
+    const void* const* page = nullptr;
+    int64_t k_offset = 0, v_offset = 0;
+};
+
+/// One row's plain low-rank pair, wherever it lies.
+struct RowFactors {
+    const void* a;  ///< [rank, d_in]; null: no update for this row
+    const void* b;  ///< [rank, d_out], the up projection transposed
+    int32_t rank;
+    float scale;
 };
 
 /// Factors mixed from a bank of skills, one per group:
@@ -140,6 +156,11 @@ struct OpTable {
     /// y[t, :] += scale * v[t, :] B_g^T. B: [groups, d_out, rank] in `type`. v float32.
     void (*low_rank_up)(Float type, const float* v, const void* b, const int32_t* group_of_row, Rows rows,
                         int64_t d_out, int64_t rank, float scale, void* y);
+    /// y[t, :] += scale * (x[t, :] A^T) B with the pair of t's own row, of_row [rows.count] (serving: rows of
+    /// one batch belong to different skillsets). No token's result depends on the tokens beside it in
+    /// float32.
+    void (*low_rank_rows)(Float type, const void* x, const RowFactors* of_row, Rows rows, int64_t d_in,
+                          int64_t d_out, void* y);
     /// dv[t, :] = scale * dy[t, :] B_g; db[g] += scale * sum_t dy[t]^T v[t].
     void (*low_rank_up_backward)(Float type, const void* dy, const float* v, const void* b,
                                  const int32_t* group_of_row, Rows rows, int64_t d_out, int64_t rank,

@@ -37,7 +37,7 @@ struct BackboneInfo {
     std::string name;         ///< file or folder name
     std::string family;       ///< "llama", "qwen2", "qwen3", "mistral", ...
     std::string fingerprint;  ///< hex digest over config and weights; a bundle remembers it
-    int64_t layers = 0;  ///< all of them; an encoder-decoder's encoder layers come first
+    int64_t layers = 0;       ///< all of them; an encoder-decoder's encoder layers come first
     int64_t encoder_layers = 0;
     int64_t width = 0, vocab = 0, context = 0, parameters = 0;
     bool encoder_decoder = false;
@@ -102,6 +102,9 @@ class KvCache {
     virtual int length(int slot) const = 0;
     /// Forgets tokens from `length` on (0 = empty the slot).
     virtual void truncate(int slot, int length) = 0;
+    /// Bytes a row of `tokens` tokens takes, prefix positions included; `source`: tokens its encoder reads. 0
+    /// = not counted.
+    virtual int64_t bytes_for(int64_t /*tokens*/, int64_t /*source*/) const { return 0; }
 };
 
 }  // namespace polyad

@@ -62,12 +62,15 @@ std::unique_ptr<KvCache> Decoder::make_cache(int slots, int capacity) const {
     return std::make_unique<DecoderCache>(config_.layers, slots, capacity, config_.kv_width(), dtype_);
 }
 
-void Decoder::check_capacity(const Pass& pass) const {
+void Decoder::make_room(const Pass& pass) const {
     for (size_t b = 0; b + 1 < pass.rows.size(); ++b) {
         const int past = pass.cache->length(pass.options.slots[b]), more = pass.rows[b + 1] - pass.rows[b];
         if (more > pass.cache->capacity() - past)
             fail(Code::context_overflow, "row ", b, ": ", past, " cached and ", more,
                  " new tokens are more than the cache's capacity of ", pass.cache->capacity());
+        if (!pass.cache->reserve(pass.options.slots[b], more))
+            fail(Code::out_of_memory, "row ", b, ": no cache memory for ", more, " more tokens within ",
+                 pass.cache->pool().limit(), " bytes");
     }
 }
 
@@ -123,9 +126,8 @@ std::pair<at::Tensor, at::Tensor> Decoder::gated_ffn(const Pass& pass, int64_t l
     const auto gate_up = linears(pass, layer, {gate_proj, up_proj}, h);
     const at::Tensor activation = swiglu(gate_up[0], gate_up[1]);
     // gate and up are saved anyway; making their product again is cheaper than keeping the widest activation.
-    return {linears(
-                pass, layer, {down_proj}, activation,
-                [gate = gate_up[0].detach(), up = gate_up[1].detach()] { return swiglu(gate, up); })[0],
+    return {linears(pass, layer, {down_proj}, activation,
+                    [gate = gate_up[0].detach(), up = gate_up[1].detach()] { return swiglu(gate, up); })[0],
             activation};
 }
 
@@ -137,7 +139,8 @@ at::Tensor Decoder::feed_forward(const Pass& pass, int64_t layer, const at::Tens
         auto [y, u] = gated_ffn(pass, layer, h);
         if (!adaptation) return y;
         const at::Tensor changed = adaptation->feed_forward(l, u, y);
-        return changed.is_same(y) ? y : changed.clone();  // add_rms_norm takes its storage; others may keep it
+        return changed.is_same(y) ? y
+                                  : changed.clone();  // add_rms_norm takes its storage; others may keep it
     }
     std::vector<at::Tensor> outputs;
     for (int copy = 0; copy < copies; ++copy) {
@@ -160,8 +163,9 @@ at::Tensor Decoder::feed_forward(const Pass& pass, int64_t layer, const at::Tens
 
 std::pair<at::Tensor, at::Tensor> Decoder::layer_parts(const Pass& pass, int64_t layer, const at::Tensor& x,
                                                        const at::Tensor& h) const {
-    auto [sum, normed] = add_rms_norm(x, attend(pass, layer, h),
-                                      pass.gain(layers_[static_cast<size_t>(layer)].post_norm), config_.norm_eps);
+    auto [sum, normed] =
+        add_rms_norm(x, attend(pass, layer, h), pass.gain(layers_[static_cast<size_t>(layer)].post_norm),
+                     config_.norm_eps);
     return {sum, feed_forward(pass, layer, normed)};
 }
 
@@ -206,7 +210,8 @@ at::Tensor Decoder::run_copies(Pass& pass, int64_t layer, int copies, const at::
 at::Tensor Decoder::hidden(const Batch& batch, const ForwardOptions& options) const {
     check_rows(batch);
     if (!batch.source.empty())
-        fail(Code::invalid_argument, "the batch has a source, but '", info_.name, "' has no encoder to read it");
+        fail(Code::invalid_argument, "the batch has a source, but '", info_.name,
+             "' has no encoder to read it");
     Pass pass{options, batch.row_begin, nullptr, checked_cache(batch, options)};
     if (pass.cache && !pass.cache->fits(config_.layers, config_.kv_width(), dtype_))
         fail(Code::invalid_argument, "the cache was made by another backbone");
@@ -230,7 +235,7 @@ at::Tensor Decoder::hidden(const Batch& batch, const ForwardOptions& options) co
         x = prefixed->embeddings;
         pass.rows = prefixed->row_begin;
     }
-    if (pass.cache) check_capacity(pass);
+    if (pass.cache) make_room(pass);
     pass.plan = plan_attention(pass.rows, options);
     if (options.trace) options.trace->push_back(x);
 

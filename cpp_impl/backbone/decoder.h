@@ -63,7 +63,8 @@ class Decoder final : public Backbone {
                                                   const at::Tensor& h) const;
     /// Copies of layer l side by side on the stream x, joined.
     at::Tensor run_copies(Pass& pass, int64_t layer, int copies, const at::Tensor& x) const;
-    void check_capacity(const Pass& pass) const;
+    /// Room in the cache for every row's new tokens.
+    void make_room(const Pass& pass) const;
     std::shared_ptr<const AttentionPlan> plan_attention(const RowBegin& rows,
                                                         const ForwardOptions& options) const;
 

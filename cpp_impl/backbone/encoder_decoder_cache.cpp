@@ -50,6 +50,11 @@ void EncoderDecoderCache::truncate(int slot, int length) {
         for (Copy& copy : copies) copy.source[static_cast<size_t>(slot)] = {};
 }
 
+int64_t EncoderDecoderCache::bytes_for(int64_t tokens, int64_t source) const {
+    return static_cast<int64_t>(layers_.size()) * 2 * (tokens + source) * kv_width_ *
+           static_cast<int64_t>(at::elementSize(dtype_));
+}
+
 RowKeys EncoderDecoderCache::append(int64_t layer, int copy, int slot, const at::Tensor& k,
                                     const at::Tensor& v) {
     auto& copies = layers_[static_cast<size_t>(layer)];

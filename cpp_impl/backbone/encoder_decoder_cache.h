@@ -23,6 +23,7 @@ class EncoderDecoderCache final : public KvCache {
     int capacity() const override { return capacity_; }
     int length(int slot) const override;
     void truncate(int slot, int length) override;
+    int64_t bytes_for(int64_t tokens, int64_t source) const override;
 
     /// Writes k and v [n, kv_width] behind the slot's past and returns the whole; they count as past only
     /// after commit(). `copy`: which of the layer's copies; memory for those beyond the first comes with

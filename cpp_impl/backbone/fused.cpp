@@ -6,6 +6,7 @@
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros_like.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "backbone/autograd_node.h"
@@ -143,15 +144,30 @@ class AttentionNode final : public SavedNode {
     }
 };
 
-/// Copies the batch's new keys (or values) behind each row's past.
-void append(const at::Tensor& fresh, const std::vector<void*>& row, const std::vector<int32_t>& length,
+/// Copies the batch's new keys (or values) behind each row's past: `row` in one piece, or `offset` elements
+/// into the row's pages.
+void append(const at::Tensor& fresh, const PastKeys& past, const std::vector<void*>& row, int64_t page_offset,
             const AttentionPlan& plan) {
     const int64_t stride = plan.heads_kv * plan.head_dim;
     const auto bytes = static_cast<int64_t>(fresh.element_size());
     for (int32_t b = 0; b < plan.rows(); ++b) {
-        const int64_t count = plan.query_begin[b + 1] - plan.query_begin[b];
-        std::memcpy(static_cast<std::byte*>(row[b]) + length[b] * stride * bytes,
-                    offset(fresh, plan.query_begin[b] * stride), static_cast<size_t>(count * stride * bytes));
+        const int64_t count = plan.query_begin[b + 1] - plan.query_begin[b], length = past.length[b];
+        const auto* from = static_cast<const std::byte*>(offset(fresh, plan.query_begin[b] * stride));
+        const auto copy = [&](void* to, int64_t at, int64_t first, int64_t tokens) {
+            std::memcpy(static_cast<std::byte*>(to) + at * bytes, from + first * stride * bytes,
+                        static_cast<size_t>(tokens * stride * bytes));
+        };
+        if (past.page_tokens == 0) {
+            copy(row[b], length * stride, 0, count);
+            continue;
+        }
+        for (int64_t done = 0; done < count;) {
+            const int64_t at = length + done, page = at / past.page_tokens, within = at % past.page_tokens;
+            const int64_t tokens = std::min(count - done, past.page_tokens - within);
+            copy(past.page[static_cast<size_t>(past.page_begin[b] + page)], page_offset + within * stride,
+                 done, tokens);
+            done += tokens;
+        }
     }
 }
 
@@ -233,13 +249,20 @@ at::Tensor rotary_attention(const at::Tensor& q_in, const at::Tensor& k_in, cons
     rotate(q, plan->heads, *plan, false);
     rotate(k, plan->heads_kv, *plan, false);
     if (past) {
-        append(k, past->k_row, past->length, *plan);
-        append(v, past->v_row, past->length, *plan);
+        append(k, *past, past->k_row, past->k_offset, *plan);
+        append(v, *past, past->v_row, past->v_offset, *plan);
     }
     AttentionCall call;
     for (void* p : past ? past->k_row : row_pointers(k, *plan)) call.k_row.push_back(p);
     for (void* p : past ? past->v_row : row_pointers(v, *plan)) call.v_row.push_back(p);
     fill_call(call, *plan, window, q.scalar_type());
+    if (past && past->page_tokens > 0) {
+        call.args.page_tokens = past->page_tokens;
+        call.args.page_begin = past->page_begin.data();
+        call.args.page = past->page.data();
+        call.args.k_offset = past->k_offset;
+        call.args.v_offset = past->v_offset;
+    }
     at::Tensor o = at::empty_like(q);
     at::Tensor lse = recorded ? new_floats(q.size(0) * plan->heads) : at::Tensor();
     kernels::ops().attention(call.args, q.data_ptr(), o.data_ptr(), float_or_null(lse));

@@ -40,10 +40,15 @@ struct AttentionPlan {
     int32_t rows() const { return static_cast<int32_t>(key_count.size()); }
 };
 
-/// One layer's cached keys and values: start of each row's history, capacity included. Empty = no cache.
+/// One layer's cached keys and values, room for the new tokens included: each row's history in one piece, or
+/// in pages (kernels::Attention says how).
 struct PastKeys {
-    std::vector<void*> k_row, v_row;  ///< [rows]
     std::vector<int32_t> length;      ///< [rows] tokens already there
+    std::vector<void*> k_row, v_row;  ///< [rows], empty with pages
+    int32_t page_tokens = 0;
+    std::vector<int32_t> page_begin;  ///< [rows]
+    std::vector<void*> page;
+    int64_t k_offset = 0, v_offset = 0;  ///< elements
 };
 
 /// Rotates q and k (in their own storage: the caller gives both up), appends k and v to the past when there

@@ -2,22 +2,65 @@
 #include "backbone/kv_cache.h"
 
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
 
 #include "base/error.h"
 
 namespace polyad {
 
+PagePool::Page::~Page() {
+    pool_->give(std::move(memory_));
+}
+
+std::shared_ptr<PagePool::Page> PagePool::take() {
+    at::Tensor memory;
+    {
+        const std::lock_guard lock(mutex_);
+        if ((used_ + 1) * page_bytes() > limit_) return nullptr;
+        ++used_;
+        if (!kept_.empty()) {
+            memory = std::move(kept_.back());
+            kept_.pop_back();
+        }
+    }
+    try {
+        if (!memory.defined()) memory = at::empty({elements_}, at::TensorOptions().dtype(dtype_));
+        return std::make_shared<Page>(shared_from_this(), std::move(memory));
+    } catch (...) {
+        --used_;
+        throw;
+    }
+}
+
+void PagePool::give(at::Tensor memory) {
+    const std::lock_guard lock(mutex_);
+    --used_;
+    if ((used_ + static_cast<int64_t>(kept_.size()) + 1) * page_bytes() > limit_) return;
+    try {
+        kept_.push_back(std::move(memory));
+    } catch (...) {  // then it is not kept
+    }
+}
+
+void PagePool::set_limit(int64_t bytes) {
+    const std::lock_guard lock(mutex_);
+    limit_ = bytes;
+    while (!kept_.empty() && (used_ + static_cast<int64_t>(kept_.size())) * page_bytes() > limit_)
+        kept_.pop_back();
+}
+
 DecoderCache::DecoderCache(int64_t layers, int slots, int capacity, int64_t kv_width, at::ScalarType dtype)
-    : capacity_(capacity) {
+    : capacity_(capacity), layers_(layers), kv_width_(kv_width), dtype_(dtype) {
     if (slots < 1 || capacity < 1)
         fail(Code::invalid_argument, "a cache needs at least one slot and one token of capacity, not ", slots,
              " and ", capacity);
     length_.assign(static_cast<size_t>(slots), 0);
-    for (int64_t l = 0; l < layers; ++l) {
-        keys_.push_back({at::empty({slots, capacity, kv_width}, at::TensorOptions().dtype(dtype))});
-        values_.push_back({at::empty_like(keys_.back()[0])});
-    }
+    pool_ = std::make_shared<PagePool>(layers * 2 * page_tokens * kv_width, dtype);
+    pages_.resize(static_cast<size_t>(slots));
+    copies_.resize(static_cast<size_t>(layers));
 }
 
 void DecoderCache::check_slot(int slot) const {
@@ -37,30 +80,80 @@ void DecoderCache::truncate(int slot, int length) {
         fail(Code::invalid_argument, "cannot truncate slot ", slot, " to ", length, " of its ", now,
              " tokens");
     now = length;
+    auto& pages = pages_[static_cast<size_t>(slot)];
+    const auto kept = static_cast<size_t>((length + page_tokens - 1) / page_tokens);
+    if (pages.size() > kept) pages.resize(kept);
+}
+
+int64_t DecoderCache::bytes_for(int64_t tokens, int64_t /*source*/) const {
+    return (tokens + page_tokens - 1) / page_tokens * pool_->page_bytes();
+}
+
+int64_t DecoderCache::pages_wanted(int slot, int tokens) const {
+    const int64_t after = length(slot) + tokens, have = static_cast<int64_t>(pages(slot).size());
+    return std::max<int64_t>((after + page_tokens - 1) / page_tokens - have, 0);
+}
+
+bool DecoderCache::reserve(int slot, int tokens) {
+    check_slot(slot);
+    auto& pages = pages_[static_cast<size_t>(slot)];
+    const int past = length_[static_cast<size_t>(slot)];
+    // A page others read is not written: the slot goes on in a copy of it.
+    PageRef own;
+    const auto last = static_cast<size_t>(past / page_tokens);
+    if (tokens > 0 && past % page_tokens != 0 && pages[last].use_count() > 1) {
+        own = pool_->take();
+        if (!own) return false;
+        std::memcpy(own->data(), pages[last]->data(), static_cast<size_t>(pool_->page_bytes()));
+    }
+    const size_t had = pages.size();
+    for (int64_t more = pages_wanted(slot, tokens); more > 0; --more) {
+        PageRef page = pool_->take();
+        if (!page) {
+            pages.resize(had);
+            return false;
+        }
+        pages.push_back(std::move(page));
+    }
+    if (own) pages[last] = std::move(own);
+    return true;
+}
+
+void DecoderCache::adopt(int slot, std::vector<PageRef> pages) {
+    POLYAD_CHECK(length(slot) == 0 && static_cast<int>(pages.size()) * page_tokens <= capacity_);
+    length_[static_cast<size_t>(slot)] = static_cast<int32_t>(pages.size()) * page_tokens;
+    pages_[static_cast<size_t>(slot)] = std::move(pages);
 }
 
 PastKeys DecoderCache::past(int64_t layer, const std::vector<int>& slots, int copy) {
-    auto& keys = keys_[static_cast<size_t>(layer)];
-    auto& values = values_[static_cast<size_t>(layer)];
-    while (static_cast<int>(keys.size()) <= copy) {
-        keys.push_back(at::empty_like(keys[0]));
-        values.push_back(at::empty_like(values[0]));
-    }
     PastKeys past;
-    const at::Tensor& k = keys[static_cast<size_t>(copy)];
-    const at::Tensor& v = values[static_cast<size_t>(copy)];
-    const int64_t bytes = k.stride(0) * static_cast<int64_t>(k.element_size());
+    for (const int slot : slots) past.length.push_back(length(slot));
+    if (copy == 0) {
+        past.page_tokens = page_tokens;
+        past.k_offset = 2 * layer * page_tokens * kv_width_;
+        past.v_offset = past.k_offset + page_tokens * kv_width_;
+        for (const int slot : slots) {
+            past.page_begin.push_back(static_cast<int32_t>(past.page.size()));
+            for (const PageRef& page : pages(slot)) past.page.push_back(page->data());
+        }
+        return past;
+    }
+    auto& copies = copies_[static_cast<size_t>(layer)];
+    const auto options = at::TensorOptions().dtype(dtype_);
+    while (static_cast<int>(copies.size()) < copy)
+        copies.push_back({at::empty({this->slots(), capacity_, kv_width_}, options),
+                          at::empty({this->slots(), capacity_, kv_width_}, options)});
+    const Copy& own = copies[static_cast<size_t>(copy - 1)];
+    const int64_t bytes = own.k.stride(0) * static_cast<int64_t>(own.k.element_size());
     for (const int slot : slots) {
-        past.k_row.push_back(static_cast<std::byte*>(k.data_ptr()) + slot * bytes);
-        past.v_row.push_back(static_cast<std::byte*>(v.data_ptr()) + slot * bytes);
-        past.length.push_back(length(slot));
+        past.k_row.push_back(static_cast<std::byte*>(own.k.data_ptr()) + slot * bytes);
+        past.v_row.push_back(static_cast<std::byte*>(own.v.data_ptr()) + slot * bytes);
     }
     return past;
 }
 
 bool DecoderCache::fits(int64_t layers, int64_t kv_width, at::ScalarType dtype) const {
-    return static_cast<int64_t>(keys_.size()) == layers && keys_[0][0].size(2) == kv_width &&
-           keys_[0][0].scalar_type() == dtype;
+    return layers_ == layers && kv_width_ == kv_width && dtype_ == dtype;
 }
 
 }  // namespace polyad

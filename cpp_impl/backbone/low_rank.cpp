@@ -214,6 +214,7 @@ std::vector<at::Tensor> adapted_linears(const at::Tensor& x, std::vector<LinearB
         check(x.scalar_type() == branch.weight->dtype(), "x and the weight differ in dtype");
         reads_x |= reads(branch);
         for (const LowRank& raw : branch.updates) {
+            if (raw.of_row) continue;
             recorded |= needs_gradient(raw.a, raw.b, raw.gate, raw.input);
             inputs.insert(inputs.end(), {raw.a, raw.b, raw.gate, raw.input});
         }
@@ -230,6 +231,12 @@ std::vector<at::Tensor> adapted_linears(const at::Tensor& x, std::vector<LinearB
             if (branch.bias.defined()) y.add_(branch.bias);
             SavedBranch kept{branch.weight, {}};
             for (const LowRank& raw : branch.updates) {
+                if (raw.of_row) {
+                    check(!recorded, "rows' own pairs have no gradients");
+                    kernels::ops().low_rank_rows(float_of(base.scalar_type()), base.data_ptr(), raw.of_row,
+                                                 kernel_rows(rows), base.size(1), y.size(1), y.data_ptr());
+                    continue;
+                }
                 Update update = prepare(raw, base, branch.weight->rows(), rows);
                 add_update(update, base, rows, y);
                 if (recorded) kept.updates.push_back(std::move(update));

@@ -16,6 +16,10 @@
 
 namespace polyad {
 
+namespace kernels {
+struct RowFactors;
+}
+
 /// How a gate acts on u = Down(x) in R^R.
 enum class Gate {
     none,      ///< G = 1
@@ -35,6 +39,9 @@ struct LowRank {
     bool gate_per_token = false;
     double scale = 1.0;
     at::Tensor input;  ///< read instead of x when defined (dropout), [N, d_in]
+    /// Serving: instead of all the above, each row's own plain pair in x's dtype, [rows]; kept alive by
+    /// whoever made the update. No gradients.
+    const kernels::RowFactors* of_row = nullptr;
 };
 
 /// Row boundaries of the batch an operator runs on, [rows + 1].

@@ -60,6 +60,7 @@ class Lora final : public SiteMethod {
     int skill_count() const override { return 1; }
     bool needs_task() const override { return false; }
     bool exclusive() const override { return dora_; }
+    bool causal() const override { return true; }
     void parameters_changed() override {
         const std::lock_guard lock(norm_mutex_);
         norms_.assign(norms_.size(), at::Tensor());

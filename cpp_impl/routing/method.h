@@ -38,9 +38,9 @@ struct RouteInput {
     /// [rows] leading tokens that belong to the prompt; routers that read tokens read only these. 0 = the row
     /// goes on: its prompt passed in an earlier forward, and what was found there is in `memory`.
     std::vector<int32_t> prompt_length;
-    RowBegin source_begin;               ///< [rows + 1] in an encoder-decoder, else empty; the prompt is the source
-    std::vector<RouteMemory*> memory;    ///< [rows], entries may be null; empty = a forward without a cache
-    std::vector<int32_t> task_ids;       ///< [rows] index into the task table; -1 = none given
+    RowBegin source_begin;  ///< [rows + 1] in an encoder-decoder, else empty; the prompt is the source
+    std::vector<RouteMemory*> memory;  ///< [rows], entries may be null; empty = a forward without a cache
+    std::vector<int32_t> task_ids;     ///< [rows] index into the task table; -1 = none given
     /// Explicit skill weights per row (empty = let the router decide), each of Method::skill_count() entries.
     std::vector<std::vector<float>> weights;
     /// Scores of each row against the clusters of instructions, [rows, skills]; undefined = none (MoR1E).
@@ -87,6 +87,9 @@ class Method {
     virtual int prefix_tokens(int /*task*/) const { return 0; }
     /// True when the router reads the row's prompt, so that a row must not be cut after it without a memory.
     virtual bool reads_prompt() const { return !needs_task(); }
+    /// True when, given the task and explicit weights, what a position computes depends on the tokens up to
+    /// it alone: prompts that begin alike then share their beginning's keys and values.
+    virtual bool causal() const { return !reads_prompt() && !exclusive(); }
     /// Eval-mode update of `task` at `site`, when the method has an exact one (methods.md 17); else nullopt.
     virtual std::optional<CollapsedSite> collapse(const Site& site, int task) = 0;
     /// Adds a row to the task table. `start`: "fresh" (as initialised) or "uniform" (the uniform mix).

@@ -31,6 +31,7 @@ class TokenRoutedMethod : public SiteMethod {
   public:
     std::unique_ptr<Adaptation> adapt(const RouteInput& input) override;
     bool needs_task() const override { return false; }
+    bool causal() const override { return true; }  // a token's own state is all its router sees
     std::optional<CollapsedSite> collapse(const Site& site, int) override;
     void add_task(const std::string& start, Generator& noise) override;
     /// Depends on the tokens: the even mix stands for it in reports.

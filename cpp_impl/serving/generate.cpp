@@ -6,6 +6,7 @@
 #include <ATen/ops/tensor.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <utility>
 
@@ -85,6 +86,8 @@ const char* finish_reason_name(FinishReason reason) {
             return "cancelled";
         case FinishReason::failed:
             return "failed";
+        case FinishReason::expired:
+            return "expired";
     }
     return "unknown";
 }
@@ -125,9 +128,41 @@ GenerationRow::GenerationRow(const Backbone& backbone, GenerationInput what)
       text_(backbone.tokenizer(), input.sampling.stop),
       random_(input.sampling.seed) {}
 
-GenerationBatch::GenerationBatch(std::shared_ptr<const Backbone> backbone, int slots, int capacity)
-    : backbone_(std::move(backbone)), cache_(backbone_->make_cache(slots, capacity)) {
+std::vector<int32_t> GenerationRow::next_tokens() const {
+    std::vector<int32_t> out;
+    const auto prompt = static_cast<int64_t>(input.prompt.size());
+    if (read_ < prompt) out.assign(input.prompt.begin() + read_, input.prompt.end());
+    out.insert(out.end(), tokens.begin() + std::max<int64_t>(read_ - prompt, 0), tokens.end());
+    return out;
+}
+
+const ResidentLora* GenerationRow::lora() const {
+    return input.served && input.weights.empty() ? input.served->lora(input.task) : nullptr;
+}
+
+PrefixRoute GenerationRow::route() const {
+    PrefixRoute route{input.served ? input.served->id() : 0, input.task, {}};
+    for (const float weight : input.weights) route.weights.push_back(std::bit_cast<uint32_t>(weight));
+    return route;
+}
+
+GenerationBatch::GenerationBatch(std::shared_ptr<const Backbone> backbone, int slots, int capacity,
+                                 bool share_prefixes)
+    : backbone_(std::move(backbone)),
+      cache_(backbone_->make_cache(slots, capacity)),
+      decoder_cache_(dynamic_cast<DecoderCache*>(cache_.get())),
+      share_prefixes_(share_prefixes && decoder_cache_) {
     for (int slot = slots; slot > 0; --slot) free_.push_back(slot - 1);
+}
+
+/// A row may read another's prefix, or leave its own, only where what it computes follows from its route and
+/// its tokens alone, position by position.
+bool GenerationBatch::shares(const GenerationRow& row) const {
+    if (!share_prefixes_) return false;
+    if (!row.input.skillset) return true;
+    const Method& method = row.input.skillset->method();
+    return row.input.served && row.input.intuition.empty() && method.prefix_tokens(row.input.task) == 0 &&
+           (row.lora() || method.causal());
 }
 
 void GenerationBatch::add(std::shared_ptr<GenerationRow> row) {
@@ -137,8 +172,20 @@ void GenerationBatch::add(std::shared_ptr<GenerationRow> row) {
     row->slot_ = free_.back();
     free_.pop_back();
     cache_->truncate(row->slot_, 0);
+    if (shares(*row)) {
+        // The last token is always read again: somebody has to predict the next one.
+        const std::vector<int32_t> tokens = row->next_tokens();
+        const size_t most = (tokens.size() - 1) / DecoderCache::page_tokens;
+        auto pages = prefixes_.find(row->route(), tokens, most);
+        row->read_ = static_cast<int64_t>(pages.size()) * DecoderCache::page_tokens;
+        if (!row->begun_) row->cached_ = std::min(row->read_, static_cast<int64_t>(row->input.prompt.size()));
+        decoder_cache_->adopt(row->slot_, std::move(pages));
+    }
+    const auto kind = [](const GenerationRow& one) {
+        return one.lora() ? nullptr : one.input.skillset.get();
+    };
     const auto mate = std::find_if(rows_.rbegin(), rows_.rend(), [&](const auto& other) {
-        return other->input.skillset == row->input.skillset;
+        return kind(*other) == kind(*row) && !other->lora() == !row->lora();
     });
     rows_.insert(mate == rows_.rend() ? rows_.end() : mate.base(), std::move(row));
 }
@@ -147,10 +194,61 @@ void GenerationBatch::remove(const GenerationRow& row) {
     const auto at =
         std::find_if(rows_.begin(), rows_.end(), [&](const auto& one) { return one.get() == &row; });
     if (at == rows_.end()) return;
+    cache_->truncate((*at)->slot_, 0);
     free_.push_back((*at)->slot_);
     (*at)->slot_ = -1;
     rows_.erase(at);
     routings_.clear();  // they refer to the row's skillset and memory, which may go now
+}
+
+void GenerationBatch::suspend(GenerationRow& row) {
+    remove(row);
+    row.read_ = 0;
+    row.memory_ = {};
+}
+
+bool GenerationBatch::make_room(GenerationRow& row) {
+    if (!decoder_cache_) return true;
+    int64_t positions = row.unread();
+    if (row.read_ == 0)
+        positions += static_cast<int64_t>(prompt_positions(row.input) - row.input.prompt.size());
+    while (!decoder_cache_->reserve(row.slot_, static_cast<int>(positions)))
+        if (!prefixes_.evict()) return false;
+    return true;
+}
+
+void GenerationBatch::trim_prefixes() {
+    while (prefix_bytes() > most_prefix_bytes_ && prefixes_.evict()) {
+    }
+}
+
+void GenerationBatch::set_limits(int64_t cache, int64_t prefixes) {
+    most_prefix_bytes_ = prefixes;
+    trim_prefixes();
+    if (!decoder_cache_) return;
+    if (decoder_cache_->pool().limit() != cache) decoder_cache_->pool().set_limit(cache);
+    while (!within_limit() && prefixes_.evict()) {
+    }
+}
+
+bool GenerationBatch::within_limit() const {
+    return !decoder_cache_ || decoder_cache_->pool().bytes() <= decoder_cache_->pool().limit();
+}
+
+int64_t GenerationBatch::spare_pages() const {
+    if (!decoder_cache_) return std::numeric_limits<int64_t>::max();
+    const PagePool& pool = decoder_cache_->pool();
+    return (pool.limit() - pool.bytes()) / pool.page_bytes() + static_cast<int64_t>(prefixes_.idle_pages());
+}
+
+int64_t GenerationBatch::bytes_needed(const GenerationInput& input) const {
+    const auto positions = static_cast<int64_t>(tokens_needed(*backbone_, input));
+    if (!backbone_->info().encoder_decoder) return cache_->bytes_for(positions, 0);
+    return cache_->bytes_for(input.sampling.max_tokens, static_cast<int64_t>(prompt_positions(input)));
+}
+
+int64_t GenerationBatch::prefix_bytes() const {
+    return decoder_cache_ ? static_cast<int64_t>(prefixes_.pages()) * decoder_cache_->pool().page_bytes() : 0;
 }
 
 std::vector<std::shared_ptr<GenerationRow>> GenerationBatch::step() {
@@ -186,31 +284,34 @@ void GenerationBatch::step_group(const Skillset* owner, const std::vector<Genera
 void GenerationBatch::forward(Routing& routing, const std::vector<GenerationRow*>& rows) {
     const at::NoGradGuard no_gradients;
     Batch batch;
-    std::vector<RowRoute> routes;
     std::vector<int64_t> last;
     std::vector<int> lengths;
     ForwardOptions options;
-    bool decoding = true;
+    bool decoding = true;  // every row goes on by one token
     const bool encodes = backbone_->info().encoder_decoder;
     batch.row_begin.push_back(0);
     if (encodes) batch.source_begin.push_back(0);
-    for (GenerationRow* row : rows) {
-        RowRoute route{row->input.skillset.get(), row->input.task, row->input.weights, 0, &row->memory_,
-                       &row->input.intuition};
-        if (row->prefilled_) {
+    for (const GenerationRow* row : rows) {
+        const auto prompt = static_cast<int64_t>(row->input.prompt.size());
+        int32_t prompt_tokens = 0;
+        if (row->read_ >= prompt && row->unread() == 1) {
             batch.tokens.push_back(row->tokens.back());
         } else {
             decoding = false;
-            auto& read = encodes ? batch.source : batch.tokens;
-            read.insert(read.end(), row->input.prompt.begin(), row->input.prompt.end());
-            if (encodes) batch.tokens.push_back(backbone_->info().decoder_start);
-            route.prompt_tokens = static_cast<int32_t>(row->input.prompt.size());
+            prompt_tokens = static_cast<int32_t>(std::max<int64_t>(prompt - row->read_, 0));
+            if (encodes) {
+                batch.source.insert(batch.source.end(), row->input.prompt.begin(), row->input.prompt.end());
+                batch.tokens.push_back(backbone_->info().decoder_start);
+                batch.tokens.insert(batch.tokens.end(), row->tokens.begin(), row->tokens.end());
+            } else {
+                const std::vector<int32_t> next = row->next_tokens();
+                batch.tokens.insert(batch.tokens.end(), next.begin(), next.end());
+            }
         }
-        batch.prompt_length.push_back(route.prompt_tokens);
+        batch.prompt_length.push_back(prompt_tokens);
         batch.row_begin.push_back(batch.size());
         if (encodes) batch.source_begin.push_back(static_cast<int32_t>(batch.source.size()));
         last.push_back(batch.size() - 1);
-        routes.push_back(std::move(route));
         options.slots.push_back(row->slot_);
         lengths.push_back(cache_->length(row->slot_));
     }
@@ -219,6 +320,12 @@ void GenerationBatch::forward(Routing& routing, const std::vector<GenerationRow*
                        std::equal(rows.begin(), rows.end(), routing.rows.begin());
     if (!reuse) {
         routing.rows.clear();
+        std::vector<RowRoute> routes;
+        for (size_t b = 0; b < rows.size(); ++b) {
+            GenerationRow& row = *rows[b];
+            routes.push_back({row.input.skillset.get(), row.lora(), row.input.task, &row.input.weights,
+                              batch.prompt_length[b], &row.memory_, &row.input.intuition});
+        }
         routing.adaptation = std::make_unique<MixedAdaptation>(routes, batch);
         if (decoding) routing.rows.assign(rows.begin(), rows.end());
     }
@@ -238,14 +345,22 @@ void GenerationBatch::forward(Routing& routing, const std::vector<GenerationRow*
     }
     const auto vocab = static_cast<size_t>(logits.size(1));
     for (size_t b = 0; b < rows.size(); ++b) {
-        rows[b]->prefilled_ = true;
+        GenerationRow& row = *rows[b];
+        if (batch.prompt_length[b] > 0 && shares(row)) {
+            const auto& pages = decoder_cache_->pages(row.slot_);
+            prefixes_.insert(row.route(), row.input.prompt,
+                             std::span(pages).first(row.input.prompt.size() / DecoderCache::page_tokens));
+        }
+        row.read_ += row.unread();
+        row.begun_ = true;
         try {
-            advance(*rows[b], {logits.const_data_ptr<float>() + b * vocab, vocab});
+            advance(row, {logits.const_data_ptr<float>() + b * vocab, vocab});
         } catch (...) {
-            rows[b]->error = std::current_exception();
-            rows[b]->reason = FinishReason::failed;
+            row.error = std::current_exception();
+            row.reason = FinishReason::failed;
         }
     }
+    trim_prefixes();
 }
 
 void GenerationBatch::advance(GenerationRow& row, std::span<const float> logits) {

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdint>
 #include <exception>
+#include <limits>
 #include <map>
 #include <memory>
 #include <optional>
@@ -16,15 +17,19 @@
 #include "routing/skillset.h"
 #include "serving/answer_text.h"
 #include "serving/mixed_adaptation.h"
+#include "serving/prefix_cache.h"
 #include "serving/sampling.h"
 
 namespace polyad {
 
 struct GenerationInput {
     std::shared_ptr<const Skillset> skillset;  ///< null: the backbone alone
-    int task = -1;                             ///< in the skillset's table; -1 = none
-    std::vector<float> weights;                ///< explicit skill weights instead of the router's
-    std::vector<int32_t> prompt;               ///< token ids
+    /// What an engine made of `skillset`, which is then its shared(); null: the method is asked for
+    /// everything.
+    std::shared_ptr<const ServedSkillset> served;
+    int task = -1;                ///< in the skillset's table; -1 = none
+    std::vector<float> weights;   ///< explicit skill weights instead of the router's
+    std::vector<int32_t> prompt;  ///< token ids
     /// Scores against the skillset's clusters, when the host brings its own; empty = made of `text`, or of
     /// what the prompt's ids say.
     std::vector<float> intuition;
@@ -32,7 +37,7 @@ struct GenerationInput {
     SamplingOptions sampling;
 };
 
-enum class FinishReason { none, end_token, stop_string, max_tokens, cancelled, failed };
+enum class FinishReason { none, end_token, stop_string, max_tokens, cancelled, failed, expired };
 /// "end_token", "stop_string", ...
 const char* finish_reason_name(FinishReason reason);
 
@@ -47,21 +52,34 @@ struct GenerationRow {
     std::exception_ptr error;  ///< when reason is failed
 
     bool finished() const { return reason != FinishReason::none; }
+    /// Prompt tokens whose keys and values another row had left.
+    int64_t cached_tokens() const { return cached_; }
 
   private:
     friend class GenerationBatch;
+    /// Tokens of prompt and answer that the next step reads.
+    int64_t unread() const { return static_cast<int64_t>(input.prompt.size() + tokens.size()) - read_; }
+    std::vector<int32_t> next_tokens() const;
+    const ResidentLora* lora() const;
+    PrefixRoute route() const;
+
     AnswerText text_;
     Generator random_;
     RouteMemory memory_;
     int slot_ = -1;
-    bool prefilled_ = false;
+    int64_t read_ =
+        0;  ///< tokens of prompt and answer in the cache, prefix positions of a method not counted
+    int64_t cached_ = 0;  ///< of them, found in the prefix cache
+    bool begun_ = false;  ///< a forward has read its prompt
 };
 
 /// The rows that share one forward. One caller at a time.
 class GenerationBatch {
   public:
-    /// `slots` rows of up to `capacity` tokens each, prompt and answer.
-    GenerationBatch(std::shared_ptr<const Backbone> backbone, int slots, int capacity);
+    /// `slots` rows of up to `capacity` tokens each, prompt and answer. `share_prefixes`: keeps what prompts
+    /// have in common for later rows, where the cache has pages.
+    GenerationBatch(std::shared_ptr<const Backbone> backbone, int slots, int capacity,
+                    bool share_prefixes = false);
 
     int capacity() const { return cache_->capacity(); }
     int free_slots() const { return static_cast<int>(free_.size()); }
@@ -73,6 +91,28 @@ class GenerationBatch {
     void add(std::shared_ptr<GenerationRow> row);
     /// Gives a row's slot back at once.
     void remove(const GenerationRow& row);
+    /// The same for a row that will be added again: it then reads its prompt and its answer so far once more.
+    void suspend(GenerationRow& row);
+
+    /// Cache memory for a row's next step, prefixes nobody uses given up for it; false when there is none.
+    /// Always true where the cache has no pages.
+    bool make_room(GenerationRow& row);
+    /// True when the cache has pages, so that rows take memory as they grow.
+    bool paged() const { return decoder_cache_ != nullptr; }
+    /// Most bytes of pages, and of prefixes kept for later rows. Prefixes beyond go at once, rows when they
+    /// end.
+    void set_limits(int64_t cache, int64_t prefixes);
+    /// Pages left within the limit, those of unused prefixes included.
+    int64_t spare_pages() const;
+    bool within_limit() const;
+    /// Bytes a row needs from its start to its end.
+    int64_t bytes_needed(const GenerationInput& input) const;
+    /// Bytes of pages now in use, and of those that hold prefixes.
+    int64_t cache_bytes() const { return decoder_cache_ ? decoder_cache_->pool().bytes() : 0; }
+    int64_t prefix_bytes() const;
+    /// Forgets the prefixes of a skillset's version.
+    void drop_prefixes(int64_t version) { prefixes_.drop(version); }
+
     /// One token for every row: new rows read their prompt, running rows go on, in one forward. Rows that
     /// finish, or fail, leave the batch; a row's error never touches another row. Returns the rows that were
     /// in the step.
@@ -85,13 +125,19 @@ class GenerationBatch {
         std::vector<const GenerationRow*> rows;
     };
 
+    bool shares(const GenerationRow& row) const;
+    void trim_prefixes();
     void step_group(const Skillset* owner, const std::vector<GenerationRow*>& rows);
     void forward(Routing& routing, const std::vector<GenerationRow*>& rows);
     void advance(GenerationRow& row, std::span<const float> logits);
 
     std::shared_ptr<const Backbone> backbone_;
     std::unique_ptr<KvCache> cache_;
-    std::vector<std::shared_ptr<GenerationRow>> rows_;  ///< rows of one skillset are neighbours
+    DecoderCache* decoder_cache_ = nullptr;  ///< the same, when it has pages
+    bool share_prefixes_;
+    PrefixCache prefixes_;
+    int64_t most_prefix_bytes_ = std::numeric_limits<int64_t>::max();
+    std::vector<std::shared_ptr<GenerationRow>> rows_;  ///< rows of one adaptation are neighbours
     std::vector<int> free_;
     /// Rows that run together: by the exclusive skillset they alone use, or null for all others.
     std::map<const Skillset*, Routing> routings_;

@@ -32,7 +32,13 @@ MixedAdaptation::MixedAdaptation(const std::vector<RowRoute>& rows, const Batch&
     std::vector<const Skillset*> seen;
     for (size_t begin = 0, end = 0; begin < rows.size(); begin = end) {
         const Skillset* skillset = rows[begin].skillset;
-        while (end < rows.size() && rows[end].skillset == skillset) ++end;
+        if (rows[begin].lora) {
+            loras_.resize(rows.size());
+            loras_[begin] = rows[begin].lora;
+            end = begin + 1;
+            continue;
+        }
+        while (end < rows.size() && rows[end].skillset == skillset && !rows[end].lora) ++end;
         for (const Skillset* other : seen) POLYAD_CHECK(other != skillset);
         seen.push_back(skillset);
         if (!skillset) continue;
@@ -54,10 +60,10 @@ MixedAdaptation::MixedAdaptation(const std::vector<RowRoute>& rows, const Batch&
         for (size_t b = begin; b < end; ++b) {
             input.prompt_length.push_back(rows[b].prompt_tokens);
             input.task_ids.push_back(rows[b].task);
-            input.weights.push_back(rows[b].weights);
+            input.weights.push_back(rows[b].weights ? *rows[b].weights : std::vector<float>());
             input.memory.push_back(rows[b].memory);
             intuition.push_back(rows[b].intuition);
-            explicit_weights |= !rows[b].weights.empty();
+            explicit_weights |= !input.weights.back().empty();
         }
         if (!explicit_weights) input.weights.clear();
         input.intuition = intuition_rows(intuition);
@@ -72,6 +78,15 @@ std::vector<LowRank> MixedAdaptation::at(const Site& site, const at::Tensor& x) 
     if (alone_) return alone_->at(site, x);
     const auto stream = static_cast<int>(site.stream);
     std::vector<LowRank> out;
+    if (!loras_.empty()) {
+        const auto index = static_cast<size_t>(site.index);
+        if (of_site_.size() <= index) of_site_.resize(index + 1);
+        auto& pairs = of_site_[index];
+        if (pairs.empty())
+            for (const ResidentLora* lora : loras_)
+                pairs.push_back(lora ? lora->at(site) : kernels::RowFactors{});
+        out.emplace_back().of_row = pairs.data();
+    }
     for (Part& part : parts_) {
         std::vector<LowRank> updates =
             part.adaptation->at(site, x.narrow(0, part.first[stream], part.count[stream]));

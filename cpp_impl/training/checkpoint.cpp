@@ -77,6 +77,7 @@ Json task_entries(const Skillset& skillset) {
 Json comparable(Json training) {
     training.erase("checkpoint");
     training.erase("checkpoint_every");
+    training.erase("threads");
     return training;
 }
 

@@ -92,6 +92,7 @@ TrainingConfig TrainingConfig::from_json(const Json& object) {
                                             : Trainable::skills;
     out.checkpoint = read.string("checkpoint", "");
     out.checkpoint_every = read.integer("checkpoint_every", out.checkpoint_every, 0, many);
+    out.threads = static_cast<int>(read.integer("threads", out.threads, 0, 1024));
     if (out.checkpoint_every > 0 && out.checkpoint.empty())
         read.refuse("checkpoint_every", "needs \"checkpoint\", the file to write");
     read.finish();
@@ -121,7 +122,8 @@ Json TrainingConfig::to_json() const {
                 {"keep_best", keep_best},
                 {"trainable", trainable_name(trainable)},
                 {"checkpoint", checkpoint},
-                {"checkpoint_every", checkpoint_every}};
+                {"checkpoint_every", checkpoint_every},
+                {"threads", threads}};
     for (const GroupKey& key : group_keys) {
         out[key.learning_rate] = optimiser.group(key.group).learning_rate;
         out[key.weight_decay] = optimiser.group(key.group).weight_decay;

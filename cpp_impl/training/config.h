@@ -40,6 +40,7 @@ struct TrainingConfig {
     Trainable trainable = Trainable::all;
     std::string checkpoint;        ///< file written every checkpoint_every steps
     int64_t checkpoint_every = 0;  ///< steps; 0 = never by itself
+    int threads = 0;               ///< workers of a step, for whoever runs it; 0 = the context's
 
     /// Code::invalid_config names the key and what is allowed.
     static TrainingConfig from_json(const Json& object);

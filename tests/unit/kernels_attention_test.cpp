@@ -101,7 +101,43 @@ struct Problem {
                 shape.bias ? bias.floats() : nullptr,
                 max_key,
                 (max_key + 1) * max_key,
-                shape.tail};
+                shape.tail,
+                0,
+                nullptr,
+                nullptr,
+                0,
+                0};
+    }
+
+    /// The same keys and values in pages of `size` tokens that lie in no order: [a gap][keys][values].
+    Attention paged(int32_t size) {
+        const int64_t gap = 3, half = size * stride();
+        page_begin.clear();
+        page.clear();
+        size_t pages = 0;
+        for (const int32_t n : shape.nk) pages += static_cast<size_t>((n + size - 1) / size);
+        storage.assign(pages, Buffer(type, gap + 2 * half));
+        for (size_t b = 0, next = 0; b < shape.nk.size(); ++b) {
+            page_begin.push_back(static_cast<int32_t>(page.size()));
+            for (int32_t first = 0; first < shape.nk[b]; first += size) {
+                Buffer& to = storage[pages - 1 - next++];
+                for (int64_t i = 0; i < half; ++i) {
+                    const int64_t from = (key_begin(b) + first) * stride() + i;
+                    const bool there = first + i / stride() < shape.nk[b];
+                    to.set(gap + i, there ? k.get(from) : std::nan(""));
+                    to.set(gap + half + i, there ? v.get(from) : std::nan(""));
+                }
+                page.push_back(to.data());
+            }
+        }
+        Attention out = args();
+        out.k_row = out.v_row = nullptr;
+        out.page_tokens = size;
+        out.page_begin = page_begin.data();
+        out.page = page.data();
+        out.k_offset = gap;
+        out.v_offset = gap + half;
+        return out;
     }
     float scale() const { return 1 / std::sqrt(static_cast<float>(shape.head_dim)); }
 
@@ -177,6 +213,9 @@ struct Problem {
     Buffer q, k, v, d_o, o, dq, dk, dv, lse, bias;
     std::vector<const void*> k_row, v_row;
     std::vector<void*> dk_row, dv_row;
+    std::vector<Buffer> storage;
+    std::vector<int32_t> page_begin;
+    std::vector<const void*> page;
     std::vector<double> eo, elog, edq, edk, edv;
 };
 
@@ -207,6 +246,24 @@ TEST_P(AttentionKernels, ForwardAndBackward) {
             expect_near(p.dq, p.edq, tolerance, "dq");
             expect_near(p.dk, p.edk, tolerance, "dk");
             expect_near(p.dv, p.edv, tolerance, "dv");
+        }
+}
+
+TEST_P(AttentionKernels, PagesAreTheSameAsOnePiece) {
+    for (const Float type : {Float::f32, Float::bf16})
+        for (const Case& c : cases) {
+            SCOPED_TRACE(testing::Message() << name_of(type) << " case " << &c - cases);
+            Problem p(c, type, random, 1.5);
+            p.reference();
+            for (const int32_t size : {4, 32, 256}) {
+                SCOPED_TRACE(size);
+                op.attention(p.paged(size), p.q.data(), p.o.data(), p.lse.floats());
+                expect_near(p.o, p.eo, tolerance_of(type), "o");
+                expect_near(p.lse, p.elog, 1e-5, "lse");
+            }
+            const auto one_page = p.o.values();  // 256 tokens hold every case's rows
+            op.attention(p.args(), p.q.data(), p.o.data(), p.lse.floats());
+            EXPECT_EQ(p.o.values(), one_page);
         }
 }
 

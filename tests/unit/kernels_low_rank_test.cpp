@@ -130,6 +130,67 @@ TEST_P(LowRankKernels, Up) {
     });
 }
 
+/// Every row's own pair, B transposed; ranks may differ, so the last group has one less where it can.
+struct OwnPairs {
+    template <class Problem>
+    explicit OwnPairs(Problem& p) : transposed(p.type, p.b.n()) {
+        const auto& s = p.shape;
+        for (int64_t g = 0; g < s.group_count; ++g)
+            for (int64_t o = 0; o < s.d_out; ++o)
+                for (int64_t r = 0; r < s.rank; ++r)
+                    transposed.set((g * s.rank + r) * s.d_out + o, p.at_b(g, o, r));
+        for (const int32_t g : s.groups)
+            of_row.push_back(g < 0 ? RowFactors{nullptr, nullptr, 0, 0}
+                                   : RowFactors{p.a.at(g * s.rank * s.d_in),
+                                                transposed.at(g * s.rank * s.d_out), rank_of(s, g),
+                                                static_cast<float>(Problem::scale)});
+    }
+    template <class Shape>
+    static int32_t rank_of(const Shape& s, int32_t g) {
+        return static_cast<int32_t>(g > 0 && g == s.group_count - 1 && s.rank > 1 ? s.rank - 1 : s.rank);
+    }
+    Buffer transposed;
+    std::vector<RowFactors> of_row;
+};
+
+TEST_P(LowRankKernels, RowsWithPairsOfTheirOwn) {
+    for_all([&](Problem& p) {
+        const auto& s = p.shape;
+        OwnPairs pairs(p);
+        std::vector<double> expected = p.y.values();
+        for (int64_t t = 0; t < p.n; ++t) {
+            const int32_t g = p.group_of_token[static_cast<size_t>(t)];
+            for (int64_t r = 0; g >= 0 && r < OwnPairs::rank_of(s, g); ++r) {
+                double u = 0;
+                for (int64_t i = 0; i < s.d_in; ++i) u += p.x.get(t * s.d_in + i) * p.at_a(g, r, i);
+                for (int64_t o = 0; o < s.d_out; ++o)
+                    expected[static_cast<size_t>(t * s.d_out + o)] += Problem::scale * u * p.at_b(g, o, r);
+            }
+        }
+        const Buffer before = p.y;
+        op.low_rank_rows(p.type, p.x.data(), pairs.of_row.data(), p.rows(), s.d_in, s.d_out, p.y.data());
+        expect_near(p.y, expected, tolerance_of(p.type), "y");
+        for (int64_t t = 0; t < p.n; ++t)
+            for (int64_t o = 0; p.group_of_token[static_cast<size_t>(t)] < 0 && o < s.d_out; ++o)
+                EXPECT_EQ(p.y.get(t * s.d_out + o), before.get(t * s.d_out + o));
+
+        // Each row alone, and in float32 each token alone, gives the same bits.
+        for (size_t row = 0; row < s.lengths.size(); ++row) {
+            const int32_t begin = p.begin[row], n = s.lengths[row],
+                          step = p.type == Float::f32 ? 1 : std::max(n, 1);
+            for (int32_t t = 0; t < n; t += step) {
+                const int32_t alone[] = {0, step};
+                Buffer y(p.type, step * s.d_out);
+                for (int64_t i = 0; i < y.n(); ++i) y.set(i, before.get((begin + t) * s.d_out + i));
+                op.low_rank_rows(p.type, p.x.at((begin + t) * s.d_in), &pairs.of_row[row], {alone, 1}, s.d_in,
+                                 s.d_out, y.data());
+                for (int64_t i = 0; i < y.n(); ++i)
+                    ASSERT_EQ(y.get(i), p.y.get((begin + t) * s.d_out + i)) << row << " " << t << " " << i;
+            }
+        }
+    });
+}
+
 TEST_P(LowRankKernels, UpBackward) {
     for_all([&](Problem& p) {
         const auto& s = p.shape;

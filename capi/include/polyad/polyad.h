@@ -108,7 +108,7 @@ typedef enum polyad_code { /* append-only */
     POLYAD_NUMERIC_ERROR = 11,    /* NaN or infinity where training or scoring needs a number */
     POLYAD_CANCELLED = 12,        /* stopped by a cancel call */
     POLYAD_WRONG_STATE = 13,      /* not allowed now: finished, retired, used by another call at this moment */
-    POLYAD_OUT_OF_MEMORY = 14,
+    POLYAD_OUT_OF_MEMORY = 14,    /* the machine's memory, or an engine's memory_budget */
     POLYAD_QUEUE_FULL = 15,       /* the engine's queue is full: try again after some steps */
     POLYAD_INTERNAL = 99          /* a bug in Polyad: please report it */
 } polyad_code;
@@ -354,7 +354,8 @@ POLYAD_API POLYAD_MUST_USE polyad_status *polyad_evaluator_result(const polyad_e
 POLYAD_API POLYAD_MUST_USE polyad_status *polyad_evaluator_table(const polyad_evaluator *evaluator, polyad_text **table);
 
 /* ====== Engine ===========================================================================================================
- * Serves many requests over one backbone; every request of a batch may use another skillset, task or mix.
+ * Serves many requests over one backbone; every request of a batch may use another skillset, task or mix. docs/serving.md
+ * says how requests are scheduled, what memory they take and what is computed once for many of them.
  *
  *     polyad_engine *engine;  polyad_request *request;  polyad_text *piece;  int32_t state;
  *     check(polyad_engine_create(model, NULL, &engine));
@@ -379,6 +380,14 @@ typedef struct polyad_engine_options {
     int32_t max_batch;      /* rows decoded together; default 16 */
     int32_t max_queue;      /* waiting requests before submit returns QUEUE_FULL; default 1024 */
     int32_t max_context;    /* tokens one row may reach, prompt and answer; 0 = the model's limit, at most 4096 */
+    int64_t memory_budget;  /* bytes for published skillsets and cached keys and values together; 0 = skillsets unlimited, and
+                               max_batch rows of max_context tokens. Requests that find no room wait, or run again from their
+                               start; none is lost */
+    int32_t threads;        /* worker threads of this engine's steps; 0 = the context's. Beside a trainer that runs in the background
+                               give both a share of the cores (docs/threading.md) */
+    int32_t prefix_cache;   /* not 0 (default): prompts that begin alike, on the same skillset version and route, are computed once */
+    int32_t merge_hot_task; /* 1: a task that is all the traffic for a while is merged into a copy of the weights, which costs that copy's
+                               memory (counted in the budget) and speeds it up where weights are expanded; 0 (default): never */
 } polyad_engine_options;
 POLYAD_API void polyad_engine_options_init(polyad_engine_options *options);
 
@@ -388,10 +397,11 @@ POLYAD_API POLYAD_MUST_USE polyad_status *polyad_engine_create(polyad_backbone *
 POLYAD_API polyad_engine *polyad_engine_retain(polyad_engine *engine);
 POLYAD_API void polyad_engine_release(polyad_engine *engine);
 /* Makes a snapshot of the skillset answer to `name`, replacing an earlier version: running requests finish on the version they
- * began with, new ones take the new. Training the skillset further does not change what is published.
- * Errors: BACKBONE_MISMATCH. Any thread. Since 0.1. */
+ * began with, new ones take the new, and the old version's memory is freed with its last request. Training the skillset further
+ * does not change what is published. The work is done on one thread beside the steps, which go on meanwhile.
+ * Errors: BACKBONE_MISMATCH; OUT_OF_MEMORY (the memory budget, with sizes: what is published stays as it was). Any thread. Since 0.1. */
 POLYAD_API POLYAD_MUST_USE polyad_status *polyad_engine_publish(polyad_engine *engine, const char *name, const polyad_skillset *skillset);
-/* Errors: NOT_FOUND. Any thread. Since 0.1. */
+/* New requests no longer find it, submitted ones finish. Errors: NOT_FOUND. Any thread. Since 0.1. */
 POLYAD_API POLYAD_MUST_USE polyad_status *polyad_engine_retire(polyad_engine *engine, const char *name);
 
 typedef struct polyad_request_options {
@@ -415,6 +425,8 @@ typedef struct polyad_request_options {
     int32_t ignore_eos;       /* not 0: go on after the end token (benchmarks) */
     const float *intuition;   /* MoR1E: the host's own scores of the prompt, one per expert; NULL = from the prompt's text */
     size_t intuition_count;
+    double timeout;           /* seconds from submit after which it ends as POLYAD_REQUEST_EXPIRED; 0 = never (default) */
+    int32_t priority;         /* waiting requests of a higher priority come first; default 0. Within one priority the tasks take turns */
 } polyad_request_options;
 POLYAD_API void polyad_request_options_init(polyad_request_options *options);
 
@@ -423,17 +435,20 @@ typedef enum polyad_request_state {
     POLYAD_REQUEST_RUNNING = 1,
     POLYAD_REQUEST_FINISHED = 2,  /* end token, stop string or max_tokens */
     POLYAD_REQUEST_CANCELLED = 3,
-    POLYAD_REQUEST_FAILED = 4     /* polyad_request_result tells why */
+    POLYAD_REQUEST_FAILED = 4,    /* polyad_request_result tells why */
+    POLYAD_REQUEST_EXPIRED = 5    /* its timeout passed; polyad_request_result gives what it had */
 } polyad_request_state;
 
-/* Everything in `options` is copied. Errors: QUEUE_FULL, NOT_FOUND (skillset), UNKNOWN_TASK, CONTEXT_OVERFLOW, BAD_DATA,
- * INVALID_ARGUMENT. Any thread. Since 0.1. */
+/* Everything in `options` is copied. Never waits. Errors: QUEUE_FULL, NOT_FOUND (no such skillset, or a retired one), UNKNOWN_TASK,
+ * CONTEXT_OVERFLOW, OUT_OF_MEMORY (it could never fit into the memory budget; both sizes), BAD_DATA, INVALID_ARGUMENT. Any thread. Since 0.1. */
 POLYAD_API POLYAD_MUST_USE polyad_status *polyad_engine_submit(polyad_engine *engine, const polyad_request_options *options,
                                                                polyad_request **request);
 /* Admits waiting requests and produces one token for every running one. *busy (may be NULL) = requests still waiting or running.
  * A request that fails does not fail the step. Since 0.1. */
 POLYAD_API POLYAD_MUST_USE polyad_status *polyad_engine_step(polyad_engine *engine, int32_t *busy);
-/* JSON: published skillsets with versions, queue, rows, tokens, tokens_per_second, cache use. Any thread. Since 0.1. */
+/* JSON: skillsets: {name: {"version", "tasks", "bytes"}}, waiting, running, steps, finished, failed, cancelled, expired, preempted, prompt_tokens,
+ * tokens, tokens_per_second, max_batch, max_context, memory: {"budget", "skills", "cache", "cache_shared", "merged"} in bytes,
+ * prefix_cache: {"hits", "tokens"}. Any thread. Since 0.1. */
 POLYAD_API POLYAD_MUST_USE polyad_status *polyad_engine_stats(const polyad_engine *engine, polyad_text **json);
 
 POLYAD_API polyad_request *polyad_request_retain(polyad_request *request);
@@ -442,8 +457,9 @@ POLYAD_API void polyad_request_release(polyad_request *request);
 /* Text that became certain since the last poll ("" when none; never half a character) and the state. `piece` and `state` may
  * be NULL. Any thread. Since 0.1. */
 POLYAD_API POLYAD_MUST_USE polyad_status *polyad_request_poll(polyad_request *request, polyad_text **piece, int32_t *state);
-/* JSON: text (all of it), tokens, finish_reason, prompt_tokens, seconds. For a failed request the status that failed it;
- * WRONG_STATE while it runs. Any thread. Since 0.1. */
+/* JSON: text (all of it), tokens, finish_reason, prompt_tokens, cached_tokens (of the prompt, found in the prefix cache), truncated,
+ * seconds. A cancelled or expired request gives what it had. For a failed request the status that failed it; WRONG_STATE while it
+ * waits or runs. Any thread. Since 0.1. */
 POLYAD_API POLYAD_MUST_USE polyad_status *polyad_request_result(const polyad_request *request, polyad_text **json);
 /* Any thread, any time. Since 0.1. */
 POLYAD_API void polyad_request_cancel(polyad_request *request);

@@ -265,8 +265,9 @@ class Request : public Handle<polyad_request, polyad_request_retain, polyad_requ
 
 class Engine : public Handle<polyad_engine, polyad_engine_retain, polyad_engine_release> {
   public:
-    explicit Engine(const Backbone& backbone) {
-        check(polyad_engine_create(backbone.get(), nullptr, &handle_));
+    /// `options`: null = all defaults (polyad_engine_options_init, then what should differ).
+    explicit Engine(const Backbone& backbone, const polyad_engine_options* options = nullptr) {
+        check(polyad_engine_create(backbone.get(), options, &handle_));
     }
     Engine& publish(const std::string& name, const Skillset& skills) {
         check(polyad_engine_publish(handle_, name.c_str(), skills.get()));

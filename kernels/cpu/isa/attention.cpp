@@ -99,8 +99,10 @@ template <class T>
 void blocked(const Head<T>& head, const T* q, T* o, float* lse, const Layout& at, float* scratch) {
     constexpr int depth = cell_depth<T>;
     const int64_t d = head.a.head_dim, cells = at.cells;
-    pack_rows(head.k, head.kv_stride, head.keys, d, scratch + at.k, cells);
-    pack_columns(head.v, head.kv_stride, head.keys, d, scratch + at.v);
+    head.stretches(0, head.keys, [&](int64_t first, int64_t count, const T* k, const T* v) {
+        pack_rows(k, head.kv_stride, count, d, scratch + at.k + first * cells, cells);
+        pack_columns(v, head.kv_stride, count, d, scratch + at.v + first / depth * d);
+    });
     float *s = scratch + at.s, *p = scratch + at.p, *out = scratch + at.o;
     Softmax state;
     for (int64_t begin = 0; begin < head.stacked; begin += block_queries) {
@@ -138,15 +140,15 @@ void blocked(const Head<T>& head, const T* q, T* o, float* lse, const Layout& at
     }
 }
 
-/// out[r, :] = sum_j p[r, j] V[j, :] for Rows rows and 4 vectors of V's columns, sums in registers.
+/// out[r, :] (+)= sum_j p[r, j] V[j, :] for Rows rows and 4 vectors of V's columns, sums in registers.
 template <int Rows, class T>
 inline void mix_values(const float* p, int64_t p_stride, const T* v, int64_t v_stride, int64_t keys,
-                       float* out, int64_t out_stride) {
+                       float* out, int64_t out_stride, bool add) {
     vf acc[Rows][4];
 #pragma GCC unroll 4
     for (int r = 0; r < Rows; ++r)
 #pragma GCC unroll 4
-        for (int c = 0; c < 4; ++c) acc[r][c] = vf{};
+        for (int c = 0; c < 4; ++c) acc[r][c] = add ? load(out + r * out_stride + c * lanes) : vf{};
     for (int64_t j = 0; j < keys; ++j) {
         vf value[4];
 #pragma GCC unroll 4
@@ -166,20 +168,20 @@ inline void mix_values(const float* p, int64_t p_stride, const T* v, int64_t v_s
 
 template <class T>
 inline void mix_columns(const float* p, int64_t p_stride, int64_t rows, const T* v, int64_t v_stride,
-                        int64_t keys, int64_t d, float* out, int64_t out_stride) {
+                        int64_t keys, int64_t d, float* out, int64_t out_stride, bool add) {
     int64_t c = 0;
     for (; c + 4 * lanes <= d; c += 4 * lanes) {
         int64_t r = 0;
         for (; r + 3 <= rows; r += 3)
             mix_values<3>(p + r * p_stride, p_stride, v + c, v_stride, keys, out + r * out_stride + c,
-                          out_stride);
+                          out_stride, add);
         for (; r < rows; ++r)
             mix_values<1>(p + r * p_stride, p_stride, v + c, v_stride, keys, out + r * out_stride + c,
-                          out_stride);
+                          out_stride, add);
     }
     for (int64_t r = 0; r < rows && c < d; ++r) {
         float* to = out + r * out_stride + c;
-        std::memset(to, 0, static_cast<size_t>(d - c) * 4);
+        if (!add) std::memset(to, 0, static_cast<size_t>(d - c) * 4);
         for (int64_t j = 0; j < keys; ++j) {
             const vf weight = splat(p[r * p_stride + j]);
             sweep(d - c, [&](int64_t i, auto w) {
@@ -205,8 +207,9 @@ void direct(const Head<T>& head, const T* q, T* o, float* lse, float* scratch) {
     }
     if (begin > end) begin = end;
     const int64_t seen = end - begin;
-    project(queries, d, head.k + begin * head.kv_stride, head.kv_stride, rows, d, seen, head.a.scale, scores,
-            stride);
+    head.stretches(begin, end, [&](int64_t first, int64_t count, const T* k, const T*) {
+        project(queries, d, k, head.kv_stride, rows, d, count, head.a.scale, scores + first - begin, stride);
+    });
     for (int64_t r = 0; r < rows; ++r) {
         const int64_t first = head.first(r), count = head.last(r) - first;
         float* all = scores + r * stride;
@@ -238,7 +241,11 @@ void direct(const Head<T>& head, const T* q, T* o, float* lse, float* scratch) {
         std::memset(all, 0, static_cast<size_t>(first - begin) * 4);
         std::memset(s + count, 0, static_cast<size_t>(end - first - count) * 4);
     }
-    mix_columns(scores, stride, rows, head.v + begin * head.kv_stride, head.kv_stride, seen, d, out, width);
+    if (seen == 0) std::memset(out, 0, static_cast<size_t>(rows * width) * 4);
+    head.stretches(begin, end, [&](int64_t first, int64_t count, const T*, const T* v) {
+        mix_columns(scores + first - begin, stride, rows, v, head.kv_stride, count, d, out, width,
+                    first != begin);
+    });
     for (int64_t r = 0; r < rows; ++r) {
         T* to = o + head.offset(r);
         sweep(d, [&](int64_t i, auto w) { store(to + i, load(out + r * width + i, w), w); });

@@ -25,6 +25,7 @@ struct Head {
         queries = a.query_begin[row + 1] - a.query_begin[row];
         keys = most(a.key_count[row], 0);
         stacked = queries * repeat;
+        if (a.page_tokens > 0) return;
         k = static_cast<const T*>(a.k_row[row]) + kv_head * a.head_dim;
         v = static_cast<const T*>(a.v_row[row]) + kv_head * a.head_dim;
     }
@@ -50,6 +51,23 @@ struct Head {
         v = all_v;
         kv_stride = d;
     }
+    /// Calls body(first, count, keys, values) for every stretch of the keys [begin, end) that lies in one
+    /// piece, with pointers to its first token.
+    template <class Body>
+    void stretches(int64_t begin, int64_t end, Body&& body) const {
+        if (a.page_tokens <= 0) {
+            if (begin < end) body(begin, end - begin, k + begin * kv_stride, v + begin * kv_stride);
+            return;
+        }
+        const int64_t size = a.page_tokens;
+        for (int64_t at = begin; at < end;) {
+            const int64_t page = at / size, count = least(end, (page + 1) * size) - at;
+            const T* base = static_cast<const T*>(a.page[a.page_begin[row] + page]) + kv_head * a.head_dim +
+                            (at - page * size) * a.kv_stride;
+            body(at, count, base + a.k_offset, base + a.v_offset);
+            at += count;
+        }
+    }
     int64_t head_of(int64_t r) const { return kv_head * repeat + r % repeat; }
     int64_t token_of(int64_t r) const { return a.query_begin[row] + r / repeat; }
     /// Where stacked row r starts in q, o and their gradients; and in lse.
@@ -70,7 +88,7 @@ struct Head {
 
     const Attention& a;
     int64_t row, kv_head, kv_stride, repeat, queries, keys, stacked;
-    const T *k, *v;
+    const T *k = nullptr, *v = nullptr;  ///< null with pages
 };
 
 /// Floats gather() needs.

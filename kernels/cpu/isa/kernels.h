@@ -50,11 +50,13 @@ void mix_factors(Float type, const FactorMix& mix, const float* bank, const floa
 void mix_factors_backward(const FactorMix& mix, const float* bank, const float* weights, const float* dout,
                           float* dbank, float* dweights);
 
-// low_rank.cpp
+// low_rank.cpp, low_rank_rows.cpp
 void low_rank_down(Float type, const void* x, const void* a, const int32_t* group_of_row, Rows rows,
                    int64_t d_in, int64_t rank, float* u);
 void low_rank_up(Float type, const float* v, const void* b, const int32_t* group_of_row, Rows rows,
                  int64_t d_out, int64_t rank, float scale, void* y);
+void low_rank_rows(Float type, const void* x, const RowFactors* of_row, Rows rows, int64_t d_in,
+                   int64_t d_out, void* y);
 /// dv or db may be null.
 void low_rank_up_backward(Float type, const void* dy, const float* v, const void* b,
                           const int32_t* group_of_row, Rows rows, int64_t d_out, int64_t rank, float scale,

@@ -27,6 +27,7 @@ const OpTable table = {
     tree_attention_backward,
     low_rank_down,
     low_rank_up,
+    low_rank_rows,
     low_rank_up_backward,
     low_rank_down_backward,
     mix_factors,
