@@ -77,7 +77,7 @@ void add_import(CLI::App& app, int& exit) {
         "--combine", import->combination,
         "Several adapters: set (side by side, weights per request; the default), linear, cat, ties, "
         "dare_linear, dare_ties or magnitude_prune (merged)");
-    sub->add_option("--weights", import->weights, "A weight per adapter, for a merge")->delimiter(',');
+    sub->add_option("--mix", import->weights, "A weight per adapter, for a merge")->delimiter(',');
     sub->add_option("--density", import->density, "Share of entries ties, dare_* and magnitude_prune keep");
     sub->add_option("-o,--out", import->out, "Bundle to write")->required();
     sub->add_option("--task-names", import->tasks, "Names of its tasks, in the order of its table")

@@ -141,7 +141,7 @@ TEST_F(LoraSetTest, LearnsItsTableAndReturnsFromABundle) {
     const at::Tensor gradient = table->value.grad();
     for (int64_t k = 0; k < 2; ++k) {
         at::NoGradGuard no_grad;
-        const double step = 1e-3;
+        const double step = 2e-2;  // float32 sums: a smaller step drowns in rounding
         table->value[2][k].add_(step);
         const double above = loss().item<double>();
         table->value[2][k].sub_(2 * step);
