@@ -65,6 +65,8 @@ MACRO(polyad_request)
 %apply (int32_t *INTS, size_t CAPACITY) { (int32_t *ids, size_t capacity) }
 %apply (float *FLOATS, size_t CAPACITY) { (float *values, size_t capacity), (float *weights, size_t capacity),
                                           (float *logits, size_t capacity), (float *scores, size_t capacity) }
+/* Lists of NUL-terminated strings that are read. */
+%apply (const char *const *STRINGS, size_t COUNT) { (const char *const *paths, size_t count) }
 /* Single numbers that are set. */
 %apply size_t *OUT { size_t *count }
 %apply int32_t *OUT { int32_t *busy, int32_t *state }

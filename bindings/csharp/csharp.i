@@ -87,6 +87,7 @@ static void polyad_binding_log_free(void *message) { free(message); }
 %typemap(in) PATTERN "$1 = ($1_ltype)$input.data; $2 = $input.size;"
 %typemap(freearg) PATTERN ""
 %enddef
+/* Pointers to NUL-terminated UTF-8. */
 %polyad_csharp_span((const char *const *STRINGS, size_t COUNT))
 %polyad_csharp_span((const char *UTF8, size_t SIZE))
 %polyad_csharp_span((const void *BYTES, size_t SIZE))
@@ -94,9 +95,6 @@ static void polyad_binding_log_free(void *message) { free(message); }
 %polyad_csharp_span((const float *FLOATS, size_t COUNT))
 %polyad_csharp_span((int32_t *INTS, size_t CAPACITY))
 %polyad_csharp_span((float *FLOATS, size_t CAPACITY))
-
-/* A list of pointers to NUL-terminated UTF-8. */
-%apply (const char *const *STRINGS, size_t COUNT) { (const char *const *paths, size_t count) }
 
 /* ====== Sizes ============================================================================================================ */
 

@@ -59,6 +59,8 @@ static void polyad_binding_log_free(void *message) { free(message); }
 %polyad_go_slice("[]float32", (const float *FLOATS, size_t COUNT))
 %polyad_go_slice("[]int32", (int32_t *INTS, size_t CAPACITY))
 %polyad_go_slice("[]float32", (float *FLOATS, size_t CAPACITY))
+/* Addresses of NUL-terminated UTF-8 outside Go's memory. */
+%polyad_go_slice("[]uintptr", (const char *const *STRINGS, size_t COUNT))
 
 /* ====== Numbers that are set ============================================================================================= */
 

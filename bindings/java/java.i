@@ -30,13 +30,15 @@ static int polyad_java_out_of_memory(JNIEnv *env) {
 /* `type` is 'I', 'F' or 'B'; `read` copies a Java array's elements. 0 with an exception pending when there is no memory. */
 static int polyad_java_borrow(JNIEnv *env, jobject value, char type, int read, polyad_java_array *out) {
     size_t width = type == 'B' ? 1 : 4;
+    jlong lent;
     out->data = NULL;
     out->count = 0;
     out->copied = 0;
     if (!value) return 1;
-    out->data = (*env)->GetDirectBufferAddress(env, value);
-    if (out->data) {
-        out->count = (size_t)(*env)->GetDirectBufferCapacity(env, value);
+    lent = (*env)->GetDirectBufferCapacity(env, value); /* -1 for anything but a direct buffer */
+    if (lent >= 0) {
+        out->data = (*env)->GetDirectBufferAddress(env, value);
+        out->count = (size_t)lent;
         return 1;
     }
     out->count = (size_t)(*env)->GetArrayLength(env, (jarray)value);
@@ -57,6 +59,37 @@ static void polyad_java_give_back(JNIEnv *env, jobject value, char type, const p
     if (!array->copied || (*env)->ExceptionCheck(env)) return;
     if (type == 'I') (*env)->SetIntArrayRegion(env, (jintArray)value, 0, (jsize)array->count, (const jint *)array->data);
     else (*env)->SetFloatArrayRegion(env, (jfloatArray)value, 0, (jsize)array->count, (const jfloat *)array->data);
+}
+
+/* Copies of the byte[] of a byte[][]. */
+typedef struct polyad_java_strings {
+    char **strings;
+    size_t count;
+} polyad_java_strings;
+
+static void polyad_java_free_strings(polyad_java_strings *list) {
+    size_t i;
+    for (i = 0; i < list->count; ++i) free(list->strings[i]);
+    free(list->strings);
+}
+
+static int polyad_java_copy_strings(JNIEnv *env, jobjectArray value, polyad_java_strings *out) {
+    jsize i, count = value ? (*env)->GetArrayLength(env, value) : 0;
+    out->count = 0;
+    out->strings = (char **)calloc((size_t)count + 1, sizeof *out->strings);
+    if (!out->strings) return polyad_java_out_of_memory(env);
+    for (i = 0; i < count; ++i) {
+        polyad_java_array copy;
+        jobject item = (*env)->GetObjectArrayElement(env, value, i);
+        int copied = polyad_java_borrow(env, item, 'B', 1, &copy);
+        (*env)->DeleteLocalRef(env, item);
+        if (!copied) {
+            polyad_java_free_strings(out);
+            return 0;
+        }
+        out->strings[out->count++] = (char *)copy.data; /* NULL stays NULL */
+    }
+    return 1;
 }
 
 static jbyteArray polyad_java_bytes(JNIEnv *env, const char *data, size_t size) {
@@ -128,6 +161,18 @@ POLYAD_HANDLES(%polyad_java_handle)
     $2 = array.count;
 }
 %typemap(freearg) (const char *UTF8, size_t SIZE) "free(array$argnum.data);"
+
+/* A list of strings. */
+%typemap(jni) (const char *const *STRINGS, size_t COUNT) "jobjectArray"
+%typemap(jtype) (const char *const *STRINGS, size_t COUNT) "byte[][]"
+%typemap(jstype) (const char *const *STRINGS, size_t COUNT) "String[]"
+%typemap(javain) (const char *const *STRINGS, size_t COUNT) "Utf8.terminated($javainput)"
+%typemap(in) (const char *const *STRINGS, size_t COUNT) (polyad_java_strings list = {0}) {
+    if (!polyad_java_copy_strings(jenv, $input, &list)) return $null;
+    $1 = ($1_ltype)list.strings;
+    $2 = list.count;
+}
+%typemap(freearg) (const char *const *STRINGS, size_t COUNT) "polyad_java_free_strings(&list$argnum);"
 
 /* A text comes back as its bytes and is released at once. */
 %typemap(jni) polyad_text **, polyad_text_copy * "jobjectArray"

@@ -41,6 +41,15 @@ final class Utf8 {
         return bytes(value); // the wrapper ends every copy with NUL
     }
 
+    /** As above, of each. */
+    static byte[][] terminated(String[] values) {
+        byte[][] out = new byte[values.length][];
+        for (int i = 0; i < values.length; ++i) {
+            out[i] = terminated(values[i]);
+        }
+        return out;
+    }
+
     static String text(byte[] bytes) {
         return bytes == null ? "" : new String(bytes, StandardCharsets.UTF_8);
     }
