@@ -2,12 +2,14 @@
 package dev.polyad;
 
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.Collection;
 import java.util.Collections;
 import java.util.Iterator;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.stream.IntStream;
 
 /**
  * An immutable JSON value: what the library reports about its objects. {@link #toString()} is JSON again, for a JSON library of your
@@ -41,7 +43,19 @@ public final class Json implements Iterable<Json> {
             return new Json(Collections.unmodifiableList(out));
         }
         if (value instanceof Object[] items) {
-            return of(java.util.Arrays.asList(items));
+            return of(Arrays.asList(items));
+        }
+        if (value instanceof float[] numbers) {
+            return of(IntStream.range(0, numbers.length).mapToObj(i -> numbers[i]).toList());
+        }
+        if (value instanceof double[] numbers) {
+            return of(Arrays.stream(numbers).boxed().toList());
+        }
+        if (value instanceof int[] numbers) {
+            return of(Arrays.stream(numbers).boxed().toList());
+        }
+        if (value instanceof long[] numbers) {
+            return of(Arrays.stream(numbers).boxed().toList());
         }
         if (value instanceof Float || value instanceof Double) {
             double number = ((Number) value).doubleValue();

@@ -26,4 +26,9 @@ public final class Lora extends MethodConfig.Builder<Lora> {
     public Lora dropout(double share) {
         return set("lora_dropout", share);
     }
+
+    /** Magnitude and direction of every output row apart: DoRA (arXiv 2402.09353). */
+    public Lora dora(boolean on) {
+        return set("use_dora", on);
+    }
 }

@@ -17,6 +17,7 @@ public final class Request {
     private String prompt;
     private Object tokens;
     private Object weights;
+    private Object intuition;
     private final List<String> stop = new ArrayList<>();
     private Integer maxTokens;
     private Float temperature;
@@ -73,6 +74,12 @@ public final class Request {
     /** As above. The buffer is read when the request is submitted. */
     public Request weights(FloatBuffer weights) {
         this.weights = Data.floats(weights);
+        return this;
+    }
+
+    /** MoR1E: the host's own scores of the prompt, one per expert, instead of those from its text. */
+    public Request intuition(float... scores) {
+        intuition = scores.clone();
         return this;
     }
 
@@ -136,7 +143,8 @@ public final class Request {
         try {
             o.setSkillset(skillset);
             o.setTask(task);
-            boolean kept = o.set_prompt(prompt) != 0 && o.set_tokens(tokens) != 0 && o.set_weights(weights) != 0;
+            boolean kept = o.set_prompt(prompt) != 0 && o.set_tokens(tokens) != 0 && o.set_weights(weights) != 0
+                    && o.set_intuition(intuition) != 0;
             for (String text : stop) {
                 kept = kept && o.add_stop(text) != 0;
             }

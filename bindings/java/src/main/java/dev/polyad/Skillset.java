@@ -4,6 +4,7 @@ package dev.polyad;
 import java.nio.ByteBuffer;
 import java.nio.FloatBuffer;
 import java.nio.file.Path;
+import java.util.Collection;
 import java.util.List;
 import java.util.Objects;
 
@@ -71,7 +72,8 @@ public final class Skillset extends NativeObject {
     }
 
     /**
-     * Takes in a PEFT folder (adapter_config.json, adapter_model.safetensors): LoRA, rsLoRA, Poly.
+     * Takes in a PEFT folder (adapter_config.json, adapter_model.safetensors): LoRA, rsLoRA, DoRA, Poly, the experts of
+     * X-LoRA.
      *
      * @param options null for the defaults
      * @throws PolyadException NOT_FOUND, BAD_FORMAT (key or tensor), UNSUPPORTED (kinds of adapter, by name)
@@ -80,6 +82,66 @@ public final class Skillset extends NativeObject {
         String path = folder.toString();
         String json = options == null ? null : options.json().toString();
         return new Skillset(model.<Long>work(m -> open(out -> Native.polyad_skillset_import_peft(m, path, json, out))));
+    }
+
+    /** How {@link #importPeftSet} puts several LoRAs together. */
+    public static final class PeftSetOptions extends Options<PeftSetOptions> {
+        private PeftSetOptions() {}
+
+        /** The library's defaults: all side by side, mixed by each request's weights. */
+        public static PeftSetOptions create() {
+            return new PeftSetOptions();
+        }
+
+        /**
+         * {@code set} (side by side), or one merged LoRA: {@code linear}, {@code cat}, {@code ties}, {@code dare_linear},
+         * {@code dare_ties}, {@code magnitude_prune}.
+         */
+        public PeftSetOptions combination(String how) {
+            return set("combination", how);
+        }
+
+        /** One per adapter, for a merged LoRA. */
+        public PeftSetOptions weights(double... weights) {
+            return set("weights", weights);
+        }
+
+        /** Share of the values that pruning keeps. */
+        public PeftSetOptions density(double share) {
+            return set("density", share);
+        }
+
+        /** How {@code ties} elect a sign: {@code total} or {@code frequency}. */
+        public PeftSetOptions majoritySign(String how) {
+            return set("majority_sign", how);
+        }
+
+        /** Seed of what {@code dare} drops. */
+        public PeftSetOptions seed(long seed) {
+            return set("seed", seed);
+        }
+
+        /** The tasks' names, one per adapter. */
+        public PeftSetOptions tasks(String... names) {
+            return set("tasks", names);
+        }
+
+        /** How an example becomes text. */
+        public PeftSetOptions prompt(PromptFormat format) {
+            return set("prompt", format);
+        }
+    }
+
+    /**
+     * Takes in several PEFT folders with LoRAs, of any ranks, as one skillset.
+     *
+     * @param options null for the defaults
+     * @throws PolyadException as {@link #importPeft}
+     */
+    public static Skillset importPeftSet(Backbone model, Collection<Path> folders, PeftSetOptions options) {
+        String[] paths = folders.stream().map(Path::toString).toArray(String[]::new);
+        String json = options == null ? null : options.json().toString();
+        return new Skillset(model.<Long>work(m -> open(out -> Native.polyad_skillset_import_peft_set(m, paths, json, out))));
     }
 
     /**
@@ -212,6 +274,37 @@ public final class Skillset extends NativeObject {
                 dataset.call(d -> Native.polyad_skillset_routing(handle, d, json, out));
             }
         }));
+    }
+
+    /**
+     * MoR1E with an intuition: gives it an opened sentence encoder, instead of the one at the path its configuration names.
+     *
+     * @throws PolyadException BACKBONE_MISMATCH (clusters from another encoder), UNSUPPORTED (not an encoder), WRONG_STATE (no
+     *     intuition)
+     */
+    public void setEncoder(Backbone encoder) {
+        Objects.requireNonNull(encoder, "encoder");
+        work(handle -> {
+            encoder.call(e -> Native.polyad_skillset_set_encoder(handle, e));
+            return null;
+        });
+    }
+
+    /**
+     * What a prompt's text scores against the clusters of MoR1E, as training and serving see it; nothing for other methods.
+     *
+     * @param instruction the task's, as {@link #info()} has it; may be null
+     * @throws PolyadException NOT_FOUND (the encoder's folder), BACKBONE_MISMATCH
+     */
+    public float[] intuition(String instruction, String input) {
+        Objects.requireNonNull(input, "input");
+        return work(handle -> {
+            long[] count = new long[1];
+            Native.polyad_skillset_intuition(handle, instruction, input, null, count);
+            float[] scores = new float[Math.toIntExact(count[0])];
+            Native.polyad_skillset_intuition(handle, instruction, input, scores, count);
+            return scores;
+        });
     }
 
     /** Replaces free metadata that the bundle keeps under {@code key}: anything {@link Json#of} takes. */
