@@ -15,13 +15,14 @@ public final class InspectBundle {
     public static void main(String[] args) {
         if (args.length != 1) {
             System.err.println("usage: InspectBundle BUNDLE.polyad");
-            return;
+            System.exit(2);
         }
         try {
             Json bundle = Skillset.inspect(Path.of(args[0]));
             System.out.println(bundle);
         } catch (PolyadException e) {
             System.err.println(e);
+            System.exit(1);
         }
     }
 }

@@ -20,7 +20,7 @@ public final class ServeMixedBatch {
     public static void main(String[] args) {
         if (args.length < 4) {
             System.err.println("usage: ServeMixedBatch MODEL.gguf BUNDLE.polyad PROMPT TASK...");
-            return;
+            System.exit(2);
         }
         String prompt = args[2];
         List<String> tasks = List.of(args).subList(3, args.length);

@@ -20,7 +20,7 @@ public final class TrainAndSwitch {
     public static void main(String[] args) {
         if (args.length < 3 || args.length % 2 == 0) {
             System.err.println("usage: TrainAndSwitch MODEL.gguf TASKS_FOLDER BUNDLE.polyad [TASK PROMPT]...");
-            return;
+            System.exit(2);
         }
         Path bundle = Path.of(args[2]);
         String[] asked = args.length > 3

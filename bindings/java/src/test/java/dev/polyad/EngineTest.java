@@ -206,6 +206,7 @@ class EngineTest {
     }
 
     @Test
+    @SuppressWarnings("try") // closed by hand, while an answer is open
     void steppedByHand() {
         try (Engine manual = Engine.builder(model).maxBatch(2).maxQueue(3).maxContext(256).manual().build()) {
             manual.publish("words", skills);
