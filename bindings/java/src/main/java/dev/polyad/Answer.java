@@ -56,10 +56,10 @@ public final class Answer extends NativeObject implements Iterable<String> {
      * @param tokens its token ids
      * @param finishReason {@code end_token}, {@code stop_string} or {@code max_tokens}
      * @param promptTokens tokens of the prompt
-     * @param truncated the prompt was cut on the left
+     * @param truncatedTokens tokens of the prompt that were cut off to fit the prompt format
      * @param seconds from submitting to the end
      */
-    public record Result(String text, int[] tokens, String finishReason, int promptTokens, boolean truncated, double seconds) {}
+    public record Result(String text, int[] tokens, String finishReason, int promptTokens, int truncatedTokens, double seconds) {}
 
     private final Engine engine; // kept while the answer is made
     private final ReentrantLock lock = new ReentrantLock();
@@ -137,7 +137,7 @@ public final class Answer extends NativeObject implements Iterable<String> {
                         json.get("tokens").asList().stream().mapToInt(Json::asInt).toArray(),
                         json.get("finish_reason").asString(),
                         json.get("prompt_tokens").asInt(),
-                        json.get("truncated").asBoolean(),
+                        json.get("truncated").asInt(),
                         json.get("seconds").asDouble());
             } catch (RuntimeException e) {
                 why = e;

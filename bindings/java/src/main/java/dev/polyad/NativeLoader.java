@@ -103,14 +103,19 @@ final class NativeLoader {
             if (Files.isDirectory(file)) {
                 file = file.resolve(System.mapLibraryName(NAME));
             }
+            path = file.toString();
             if (!Files.exists(file)) {
                 tried.add(what + ": " + file + " does not exist");
                 return false;
             }
-            System.load(file.toString());
+            System.load(path);
             return true;
         } catch (UnsatisfiedLinkError | RuntimeException e) {
-            tried.add(what + ": " + path + ": " + reason(e));
+            String reason = reason(e);
+            while (reason.startsWith(path + ": ")) { // the JDK's and the system loader's own words begin with it too
+                reason = reason.substring(path.length() + 2);
+            }
+            tried.add(what + ": " + path + ": " + reason);
             return false;
         }
     }
@@ -162,7 +167,7 @@ final class NativeLoader {
      */
     private static boolean tryBundled(List<String> tried) {
         String folder = "native/" + platform() + "/";
-        URL list = NativeLoader.class.getResource(folder + "files.txt");
+        URL list = resource(folder + "files.txt");
         if (list == null) {
             tried.add("bundled: no jar on the class path holds dev/polyad/" + folder + " (add the artifact polyad with the "
                     + "classifier " + platform() + ")");
@@ -188,6 +193,11 @@ final class NativeLoader {
         }
     }
 
+    /** Through the class loader, which on the module path sees the other jar's resources too. */
+    private static URL resource(String name) {
+        return NativeLoader.class.getClassLoader().getResource("dev/polyad/" + name);
+    }
+
     private static Path cacheFolder() {
         String set = System.getProperty(CACHE_PROPERTY);
         if (set != null && !set.isEmpty()) {
@@ -204,10 +214,11 @@ final class NativeLoader {
         Path temporary = Files.createTempDirectory(to.getParent(), "unpacking");
         try {
             for (String[] file : files) {
-                try (InputStream in = NativeLoader.class.getResourceAsStream(folder + file[1])) {
-                    if (in == null) {
-                        throw new IOException(folder + file[1] + " is listed but missing in the jar");
-                    }
+                URL source = resource(folder + file[1]);
+                if (source == null) {
+                    throw new IOException(folder + file[1] + " is listed but missing in the jar");
+                }
+                try (InputStream in = source.openStream()) {
                     MessageDigest digest = digest();
                     Files.copy(new DigestInputStream(in, digest), temporary.resolve(file[1]));
                     if (!HexFormat.of().formatHex(digest.digest()).equals(file[0])) {

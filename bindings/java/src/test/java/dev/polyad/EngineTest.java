@@ -49,7 +49,7 @@ class EngineTest {
     }
 
     private static Request endless() {
-        return request(2000);
+        return request(100);
     }
 
     @Test
@@ -137,31 +137,56 @@ class EngineTest {
 
     @Test
     void cancelledByAnswerFutureAndClose() {
-        Answer byAnswer = engine.submit(endless());
-        byAnswer.cancel();
-        Fixture.refused(ErrorCode.CANCELLED, "", byAnswer::join);
-        Fixture.refused(ErrorCode.CANCELLED, "", () -> byAnswer.forEach(piece -> {}));
-        assertEquals(Answer.State.CANCELLED, byAnswer.state());
-        Answer byFuture = engine.submit(endless());
-        assertTrue(byFuture.text().cancel(true));
-        assertThrows(CompletionException.class, () -> byFuture.result().join());
-        Answer byClose = engine.submit(endless());
-        byClose.close();
-        byClose.close();
-        Fixture.refused(ErrorCode.CANCELLED, "", byClose::join);
+        try (Engine manual = Engine.builder(model).manual().build().publish("words", skills)) {
+            Answer byAnswer = manual.submit(endless());
+            Answer byFuture = manual.submit(endless());
+            Answer byClose = manual.submit(endless());
+            Answer going = manual.submit(request(3));
+            manual.step();
+            byAnswer.cancel();
+            assertTrue(byFuture.text().cancel(true));
+            byClose.close();
+            byClose.close();
+            while (manual.step() > 0) {}
+            Fixture.refused(ErrorCode.CANCELLED, "", byAnswer::join);
+            Fixture.refused(ErrorCode.CANCELLED, "", () -> byAnswer.forEach(piece -> {}));
+            assertEquals(Answer.State.CANCELLED, byAnswer.state());
+            assertThrows(CompletionException.class, () -> byFuture.result().join());
+            Fixture.refused(ErrorCode.CANCELLED, "", byClose::join);
+            assertEquals(3, going.result().join().tokens().length);
+        }
+    }
+
+    @Test
+    void cancelledFromAnotherThreadWhileTheEngineSteps() throws Exception {
+        List<Answer> answers = new ArrayList<>();
+        for (int i = 0; i < 300; ++i) {
+            answers.add(engine.submit(endless()));
+        }
+        Thread canceller = new Thread(() -> answers.forEach(Answer::cancel));
+        canceller.start();
+        canceller.join();
+        Fixture.refused(ErrorCode.CANCELLED, "", answers.get(299)::join); // its turn had not come
+        for (Answer answer : answers) {
+            try {
+                assertEquals(100, answer.result().join().tokens().length);
+            } catch (CompletionException e) {
+                assertEquals(ErrorCode.CANCELLED, ((PolyadException) e.getCause()).code());
+            }
+        }
         assertEquals(3, engine.submit(request(3)).result().join().tokens().length);
     }
 
     @Test
     void closingTheEngineEndsItsAnswers() {
         List<Answer> answers = new ArrayList<>();
-        for (int i = 0; i < 40; ++i) {
+        for (int i = 0; i < 1000; ++i) {
             answers.add(engine.submit(endless()));
         }
         engine.close();
-        for (Answer answer : answers) {
-            Fixture.refused(ErrorCode.CANCELLED, "", answer::join);
-        }
+        Fixture.refused(ErrorCode.CANCELLED, "", answers.get(999)::join);
+        assertTrue(answers.stream().allMatch(answer -> answer.result().isDone() || answer.result().handle((r, e) -> true).join()));
+        assertThrows(IllegalStateException.class, () -> engine.submit(endless()));
     }
 
     @Test
@@ -208,7 +233,7 @@ class EngineTest {
     @Test
     @SuppressWarnings("try") // closed by hand, while an answer is open
     void steppedByHand() {
-        try (Engine manual = Engine.builder(model).maxBatch(2).maxQueue(3).maxContext(256).manual().build()) {
+        try (Engine manual = Engine.builder(model).maxBatch(2).maxQueue(3).maxContext(128).manual().build()) {
             manual.publish("words", skills);
             List<Answer> answers = new ArrayList<>();
             for (int i = 0; i < 3; ++i) {

@@ -88,7 +88,7 @@ class LogTest {
             }
         });
         warn();
-        assertEquals("up,down", next().text());
+        assertEquals("down,up", next().text());
     }
 
     @Test

@@ -75,7 +75,7 @@ class MethodsTest {
         taken(MixLora.builder().rank(2).alpha(4).experts(3).topK(1).balanceWeight(0.5));
         taken(MixLora.builder().rank(2).topP(0.5));
         taken(PrivateLora.builder().rank(2).alpha(5));
-        taken(LoraSet.builder().rank(2).train("router"));
+        taken(LoraSet.builder().train("router"));
         taken(XLora.builder().rank(2).experts(3).alpha(4).useTrainableAdapters(true).depth(2).size(16).dropout(0.1)
                 .layerwiseScalings(true).softmax(true).softmaxTemperature(2).topK(2).softmaxTopK(true).scalingPassValue(0.5)
                 .globalScalingWeight(2).answerScalings("token"));
@@ -176,7 +176,7 @@ class MethodsTest {
             assertEquals(4, scores.length);
             skills.setEncoder(bert);
             assertEquals(Arrays.toString(scores), Arrays.toString(skills.intuition("Say up.", "a")));
-            Fixture.refused(ErrorCode.UNSUPPORTED, "", () -> skills.setEncoder(model));
+            Fixture.refused(ErrorCode.BACKBONE_MISMATCH, "tiny_llama", () -> skills.setEncoder(model));
             engine.publish("words", skills);
             Request request = Request.to("words").task("up").prompt("a").maxTokens(2).ignoreEos(true);
             assertEquals(2, engine.submit(request.intuition(1, 0, 0, 0)).result().join().tokens().length);
