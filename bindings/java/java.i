@@ -7,9 +7,9 @@
 
 %pragma(java) moduleclassmodifiers="final class"
 %pragma(java) jniclassclassmodifiers="final class"
+%include "enumtypeunsafe.swg"
 %typemap(javaclassmodifiers) SWIGTYPE, SWIGTYPE *, SWIGTYPE &, enum SWIGTYPE "final class"
 %typemap(javafinalize) SWIGTYPE ""
-%include "enumtypeunsafe.swg"
 %javaconst(1);
 
 %{
