@@ -23,3 +23,5 @@ usage=$(env -u LD_LIBRARY_PATH "$proof/train_and_switch" 2>&1 || true)  # withou
 [[ $usage == usage:* ]] || { echo "package: the C program does not run: $usage" >&2; exit 1; }
 du -h "$out/$name"/lib/*.so* "$out/$name.tar.zst" | sort -h
 echo "package: $out/$name.tar.zst builds and runs a C program from another folder"
+
+scripts/package_java.sh

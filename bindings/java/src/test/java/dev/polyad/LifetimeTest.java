@@ -175,13 +175,18 @@ class LifetimeTest {
     @Test
     void garbageCollectionDuringCalls() throws Exception {
         Thread collector = new Thread(() -> {
-            while (!Thread.interrupted()) {
-                System.gc();
+            try {
+                while (true) {
+                    System.gc();
+                    Thread.sleep(1); // else it takes the cores from what it is to disturb
+                }
+            } catch (InterruptedException e) {
+                // the test is over
             }
         });
         collector.start();
         try {
-            for (int i = 0; i < 30; ++i) {
+            for (int i = 0; i < 12; ++i) {
                 // Nothing holds the objects but the calls themselves.
                 assertEquals(
                         "Say up.", Fixture.model().detokenize(Fixture.model().tokenize("Say up.")));
@@ -209,7 +214,10 @@ class LifetimeTest {
         }
     }
 
-    /** Memory after the second half is that of the first half, within what an allocator and a JIT move. */
+    /**
+     * Memory after the second half is that of the first half, within what an allocator and a JIT move. The heap of the test run is
+     * resident from the start (pom.xml), so what grows is native.
+     */
     private static void doesNotGrow(int times, Supplier<NativeObject> make) {
         for (int i = 0; i < times / 2; ++i) {
             make.get().close();
@@ -221,7 +229,7 @@ class LifetimeTest {
         }
         System.gc();
         long grown = residentBytes() - before;
-        assertTrue(grown < 24 << 20, () -> grown + " bytes more after " + times / 2 + " times");
+        assertTrue(grown < 4 << 20, () -> grown + " bytes more after " + times / 2 + " times");
     }
 
     @Test

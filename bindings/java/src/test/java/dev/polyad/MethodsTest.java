@@ -80,12 +80,12 @@ class MethodsTest {
                 .layerwiseScalings(true).softmax(true).softmaxTemperature(2).topK(2).softmaxTopK(true).scalingPassValue(0.5)
                 .globalScalingWeight(2).answerScalings("token"));
         taken(TaskMoe.builder().expertKind("layer").experts(2).initEps(1e-6).vanillaLayers(0).expertMemoryGib(1).routing("learned")
-                .router("gru").routerHidden(16).taskVectorDim(32).trainTaskVectors(true).select("softmax").evalRoute("sample")
+                .router("gru").routerHidden(16).taskVectors("random").taskVectorDim(32).trainTaskVectors(true).select("softmax").evalRoute("sample")
                 .tau(3).tauRate(0.01).tauMin(0.5).exploration(0.25).explorationRoute("uniform").expertRegularization(0.5)
                 .alternateEvery(3).train("experts"));
         taken(TaskMoe.builder().expertKind("lora").experts(2).rank(2).alpha(4).router("transformer").routerDropout(0.2)
                 .taskVectors(new float[][] {{1, 2, 3, 4}, {5, 6, 7, 8}}));
-        taken(TaskMoe.builder().expertKind("lora").routing("task_random").randomExperts(2).taskVectors("random"));
+        taken(TaskMoe.builder().expertKind("lora").routing("task_random").randomExperts(2));
         taken(PemtSource.builder().rank(4).expert("bottleneck").promptInit("random").promptTokens(3).maxPromptTokens(9));
         taken(PemtSource.builder().rank(4).expert("lora").alpha(2).loraBInit("kaiming"));
     }
