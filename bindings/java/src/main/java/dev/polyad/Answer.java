@@ -31,7 +31,9 @@ public final class Answer extends NativeObject implements Iterable<String> {
         /** Stopped by a cancel. */
         CANCELLED(polyad_request_state.POLYAD_REQUEST_CANCELLED),
         /** Failed; the futures tell why. */
-        FAILED(polyad_request_state.POLYAD_REQUEST_FAILED);
+        FAILED(polyad_request_state.POLYAD_REQUEST_FAILED),
+        /** Its timeout passed; it is what it had until then. */
+        EXPIRED(polyad_request_state.POLYAD_REQUEST_EXPIRED);
 
         private final int number;
 
@@ -54,12 +56,14 @@ public final class Answer extends NativeObject implements Iterable<String> {
      *
      * @param text all of it
      * @param tokens its token ids
-     * @param finishReason {@code end_token}, {@code stop_string} or {@code max_tokens}
+     * @param finishReason {@code end_token}, {@code stop_string}, {@code max_tokens}, or {@code expired}: the timeout passed
      * @param promptTokens tokens of the prompt
+     * @param cachedTokens those of them that were found in the prefix cache
      * @param truncatedTokens tokens of the prompt that were cut off to fit the prompt format
      * @param seconds from submitting to the end
      */
-    public record Result(String text, int[] tokens, String finishReason, int promptTokens, int truncatedTokens, double seconds) {}
+    public record Result(
+            String text, int[] tokens, String finishReason, int promptTokens, int cachedTokens, int truncatedTokens, double seconds) {}
 
     private final Engine engine; // kept while the answer is made
     private final ReentrantLock lock = new ReentrantLock();
@@ -137,6 +141,7 @@ public final class Answer extends NativeObject implements Iterable<String> {
                         json.get("tokens").asList().stream().mapToInt(Json::asInt).toArray(),
                         json.get("finish_reason").asString(),
                         json.get("prompt_tokens").asInt(),
+                        json.get("cached_tokens").asInt(),
                         json.get("truncated").asInt(),
                         json.get("seconds").asDouble());
             } catch (RuntimeException e) {

@@ -35,6 +35,10 @@ public final class Engine extends NativeObject {
         private Integer maxBatch;
         private Integer maxQueue;
         private Integer maxContext;
+        private Long memoryBudget;
+        private Integer threads;
+        private Boolean prefixCache;
+        private Boolean mergeHotTask;
         private boolean manual;
 
         private Builder(Backbone model) {
@@ -59,6 +63,33 @@ public final class Engine extends NativeObject {
             return this;
         }
 
+        /**
+         * Bytes for published skillsets and cached keys and values together; 0 = skillsets unlimited, and as many rows as {@link #maxBatch}
+         * says. Requests that find no room wait, or run again from their start; none is lost.
+         */
+        public Builder memoryBudget(long bytes) {
+            memoryBudget = bytes;
+            return this;
+        }
+
+        /** Worker threads of the engine's steps; 0 = the context's. */
+        public Builder threads(int count) {
+            threads = count;
+            return this;
+        }
+
+        /** Whether prompts that begin alike, on the same skillset version and route, are computed once. */
+        public Builder prefixCache(boolean on) {
+            prefixCache = on;
+            return this;
+        }
+
+        /** Whether a task that is all the traffic for a while is merged into a copy of the weights, at the cost of that copy's memory. */
+        public Builder mergeHotTask(boolean on) {
+            mergeHotTask = on;
+            return this;
+        }
+
         /** The user calls {@link Engine#step()}; nothing is answered otherwise. */
         public Builder manual() {
             manual = true;
@@ -78,6 +109,18 @@ public final class Engine extends NativeObject {
                 if (maxContext != null) {
                     options.setMax_context(maxContext);
                 }
+                if (memoryBudget != null) {
+                    options.setMemory_budget(memoryBudget);
+                }
+                if (threads != null) {
+                    options.setThreads(threads);
+                }
+                if (prefixCache != null) {
+                    options.setPrefix_cache(prefixCache ? 1 : 0);
+                }
+                if (mergeHotTask != null) {
+                    options.setMerge_hot_task(mergeHotTask ? 1 : 0);
+                }
                 long handle = model.<Long>work(m -> open(out -> Native.polyad_engine_create(m, options, out)));
                 return new Engine(handle, manual);
             } finally {
@@ -91,7 +134,7 @@ public final class Engine extends NativeObject {
      * ones take the new.
      *
      * @return this engine
-     * @throws PolyadException BACKBONE_MISMATCH
+     * @throws PolyadException BACKBONE_MISMATCH, OUT_OF_MEMORY (the memory budget: what is published stays as it was)
      */
     public Engine publish(String name, Skillset skills) {
         Objects.requireNonNull(name, "name");
@@ -116,7 +159,8 @@ public final class Engine extends NativeObject {
     /**
      * Puts a request into the queue.
      *
-     * @throws PolyadException QUEUE_FULL, NOT_FOUND (skillset), UNKNOWN_TASK, CONTEXT_OVERFLOW, BAD_DATA, INVALID_ARGUMENT
+     * @throws PolyadException QUEUE_FULL, NOT_FOUND (skillset), UNKNOWN_TASK, CONTEXT_OVERFLOW, OUT_OF_MEMORY (it could never fit the
+     *     memory budget), BAD_DATA, INVALID_ARGUMENT
      */
     public Answer submit(Request request) {
         Objects.requireNonNull(request, "request");
@@ -146,7 +190,7 @@ public final class Engine extends NativeObject {
         });
     }
 
-    /** Published skillsets with versions, queue, rows, tokens, tokens per second, cache use. */
+    /** Published skillsets with versions and bytes; requests waiting, running and ended; tokens; memory; the prefix cache's use. */
     public Json stats() {
         return json(Native::polyad_engine_stats);
     }

@@ -3,6 +3,7 @@ package dev.polyad;
 
 import java.nio.FloatBuffer;
 import java.nio.IntBuffer;
+import java.time.Duration;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Objects;
@@ -26,6 +27,8 @@ public final class Request {
     private Float repetitionPenalty;
     private long seed;
     private boolean ignoreEos;
+    private Double timeout;
+    private Integer priority;
 
     private Request(String skillset) {
         this.skillset = skillset;
@@ -133,6 +136,25 @@ public final class Request {
         return this;
     }
 
+    /**
+     * How long after submitting the answer ends with what it has, in the state {@link Answer.State#EXPIRED}; never by default.
+     *
+     * @throws IllegalArgumentException when it is not positive
+     */
+    public Request timeout(Duration time) {
+        if (time.isZero() || time.isNegative()) {
+            throw new IllegalArgumentException("a timeout has to be positive, this one is " + time);
+        }
+        timeout = time.toNanos() / 1e9;
+        return this;
+    }
+
+    /** Waiting requests of a higher priority come first; 0 by default. */
+    public Request priority(int priority) {
+        this.priority = priority;
+        return this;
+    }
+
     interface Use {
         void run(polyad_request_options options);
     }
@@ -168,6 +190,12 @@ public final class Request {
             }
             o.setSeed(seed);
             o.setIgnore_eos(ignoreEos ? 1 : 0);
+            if (timeout != null) {
+                o.setTimeout(timeout);
+            }
+            if (priority != null) {
+                o.setPriority(priority);
+            }
             call.run(o);
         } finally {
             o.delete();

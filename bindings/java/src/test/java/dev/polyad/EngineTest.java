@@ -8,8 +8,11 @@ import static org.junit.jupiter.api.Assertions.assertInstanceOf;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
+import java.time.Duration;
 import java.util.ArrayList;
+import java.util.LinkedHashMap;
 import java.util.List;
+import java.util.Map;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CompletionException;
 import java.util.concurrent.CountDownLatch;
@@ -187,6 +190,64 @@ class EngineTest {
         Fixture.refused(ErrorCode.CANCELLED, "", answers.get(999)::join);
         assertTrue(answers.stream().allMatch(answer -> answer.result().isDone() || answer.result().handle((r, e) -> true).join()));
         assertThrows(IllegalStateException.class, () -> engine.submit(endless()));
+    }
+
+    @Test
+    void aTimeoutEndsAnAnswerWithWhatItHas() throws Exception {
+        try (Engine manual = Engine.builder(model).manual().build().publish("words", skills)) {
+            Answer late = manual.submit(endless().timeout(Duration.ofMillis(1)));
+            Answer inTime = manual.submit(request(3).timeout(Duration.ofDays(1)));
+            Thread.sleep(20);
+            while (manual.step() > 0) {}
+            Answer.Result result = late.result().join();
+            assertEquals(Answer.State.EXPIRED, late.state());
+            assertEquals("expired", result.finishReason());
+            assertTrue(result.tokens().length < 100);
+            assertEquals(result.text(), late.stream().collect(Collectors.joining()));
+            assertEquals(3, inTime.result().join().tokens().length);
+        }
+        assertThrows(IllegalArgumentException.class, () -> request(3).timeout(Duration.ZERO));
+    }
+
+    @Test
+    void higherPrioritiesComeFirst() {
+        List<String> order = new ArrayList<>();
+        try (Engine manual = Engine.builder(model).maxBatch(1).manual().build().publish("words", skills)) {
+            Map<String, Answer> answers = new LinkedHashMap<>();
+            answers.put("low", manual.submit(request(3).priority(-1)));
+            answers.put("normal", manual.submit(request(3)));
+            answers.put("high", manual.submit(request(3).priority(7)));
+            int busy;
+            do {
+                busy = manual.step();
+                answers.forEach((name, answer) -> {
+                    if (answer.state() == Answer.State.FINISHED && !order.contains(name)) {
+                        order.add(name);
+                    }
+                });
+            } while (busy > 0);
+        }
+        assertEquals(List.of("high", "normal", "low"), order);
+    }
+
+    @Test
+    void optionsOfTheEngine() {
+        String expected = engine.submit(request(8)).join();
+        try (Engine other = Engine.builder(model).threads(1).prefixCache(false).mergeHotTask(true).memoryBudget(1L << 28).build()
+                .publish("words", skills)) {
+            assertEquals(expected, other.submit(request(8)).join());
+            assertEquals(1L << 28, other.stats().get("memory").get("budget").asLong());
+            assertEquals(0, other.submit(request(8)).result().join().cachedTokens());
+        }
+        try (Engine tight = Engine.builder(model).memoryBudget(1 << 19).build()) {
+            Fixture.refused(ErrorCode.OUT_OF_MEMORY, "", () -> {
+                for (int i = 0; i < 1000; ++i) {
+                    tight.publish("words" + i, skills);
+                }
+            });
+        }
+        Fixture.refused(ErrorCode.INVALID_ARGUMENT, "memory_budget", () -> Engine.builder(model).memoryBudget(-1).build());
+        Fixture.refused(ErrorCode.INVALID_ARGUMENT, "threads", () -> Engine.builder(model).threads(-1).build());
     }
 
     @Test
