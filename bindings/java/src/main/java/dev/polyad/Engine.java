@@ -203,7 +203,9 @@ public final class Engine extends NativeObject {
     @Override
     public void close() {
         CompletableFuture<Void> stopped = driver.stop();
-        Calls.await(stopped);
+        if (!driver.isOwnThread()) {
+            Calls.await(stopped);
+        }
         super.close();
     }
 }

@@ -23,6 +23,7 @@ final class EngineDriver implements Runnable {
     private final Condition changed = lock.newCondition();
     private final Set<Answer> active = new LinkedHashSet<>();
     private final CompletableFuture<Void> stopped = new CompletableFuture<>();
+    private volatile Thread thread;
     private boolean running;
     private boolean stopping;
 
@@ -40,7 +41,8 @@ final class EngineDriver implements Runnable {
                 active.add(answer);
                 if (!manual && !running) {
                     running = true;
-                    Calls.daemon(this, "polyad-engine").start();
+                    thread = Calls.daemon(this, "polyad-engine");
+                    thread.start();
                 }
                 changed.signalAll();
             }
@@ -59,6 +61,11 @@ final class EngineDriver implements Runnable {
         } finally {
             lock.unlock();
         }
+    }
+
+    /** Whether this is the engine's own thread, which a subscriber's executor may have let in; it cannot wait for itself. */
+    boolean isOwnThread() {
+        return Thread.currentThread() == thread;
     }
 
     /** Ends everything; the future completes when no step runs any more. */

@@ -86,6 +86,12 @@ public final class Request {
         return this;
     }
 
+    /** As above. The buffer is read when the request is submitted. */
+    public Request intuition(FloatBuffer scores) {
+        intuition = Data.floats(scores);
+        return this;
+    }
+
     /** Most tokens of the answer. */
     public Request maxTokens(int tokens) {
         maxTokens = tokens;

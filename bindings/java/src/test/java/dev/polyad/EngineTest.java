@@ -258,6 +258,35 @@ class EngineTest {
     }
 
     @Test
+    void aSubscriberOnTheEnginesThreadMayCloseTheEngine() throws Exception {
+        CompletableFuture<Throwable> end = new CompletableFuture<>();
+        engine.submit(endless()).publisher(Runnable::run).subscribe(new Flow.Subscriber<>() {
+            @Override
+            public void onSubscribe(Flow.Subscription s) {
+                s.request(Long.MAX_VALUE);
+            }
+
+            @Override
+            public void onNext(String piece) {
+                engine.close();
+            }
+
+            @Override
+            public void onError(Throwable e) {
+                end.complete(e);
+            }
+
+            @Override
+            public void onComplete() {
+                end.complete(null);
+            }
+        });
+        PolyadException e = assertInstanceOf(PolyadException.class, end.get(60, TimeUnit.SECONDS));
+        assertEquals(ErrorCode.CANCELLED, e.code());
+        engine.close();
+    }
+
+    @Test
     void manyThreadsWhileAVersionIsSwapped() throws Exception {
         Fixture.training(skills, tasks).run();
         String before = engine.submit(request(12)).join();

@@ -172,6 +172,30 @@ class LifetimeTest {
         }
     }
 
+    /** A program that ends in the middle of everything, however it ends, ends as it said. */
+    @Test
+    void aProgramMayEndInTheMiddle() throws Exception {
+        Fixture.modelFile();
+        String build = System.getProperty("polyad.build");
+        for (int round = 0; round < 3; ++round) {
+            for (String how : List.of("return", "exit", "throw")) {
+                Process process = new ProcessBuilder(
+                                Path.of(System.getProperty("java.home"), "bin", "java").toString(),
+                                "-Dpolyad.library=" + build,
+                                "-Dpolyad.shared=" + System.getProperty("polyad.shared"),
+                                "-cp",
+                                System.getProperty("java.class.path"),
+                                "dev.polyad.ExitProbe",
+                                how)
+                        .redirectErrorStream(true)
+                        .start();
+                String output = new String(process.getInputStream().readAllBytes(), StandardCharsets.UTF_8);
+                assertTrue(output.startsWith("working"), output);
+                assertEquals(how.equals("exit") ? 3 : how.equals("throw") ? 1 : 0, process.waitFor(), how + ": " + output);
+            }
+        }
+    }
+
     @Test
     void garbageCollectionDuringCalls() throws Exception {
         Thread collector = new Thread(() -> {
