@@ -245,6 +245,7 @@ void TaskRoutedMethod::set_training(const std::string& what) {
 void TaskRoutedMethod::parameters_changed() {
     const std::lock_guard lock(cache_mutex_);
     cache_.reset();
+    collapsed_.reset();
 }
 
 void TaskRoutedMethod::trace(const Mixture& mixture, const RouteInput& input) const {
@@ -267,7 +268,16 @@ std::optional<CollapsedSite> TaskRoutedMethod::collapse(const Site& site, int ta
                      tasks_ - 1);
     at::NoGradGuard no_grad;
     const size_t position = expect_position(site);
-    const Factors factors = fold(update(position, mix(one_group({task, {}}), {})));
+    std::shared_ptr<const Mixture> mixture;
+    {
+        const std::lock_guard lock(cache_mutex_);
+        if (!collapsed_ || collapsed_task_ != task) {
+            collapsed_ = std::make_shared<const Mixture>(mix(one_group({task, {}}), {}));
+            collapsed_task_ = task;
+        }
+        mixture = collapsed_;
+    }
+    const Factors factors = fold(update(position, *mixture));
     return CollapsedSite{factors.a.contiguous(), (factors.b * scale()).contiguous()};
 }
 

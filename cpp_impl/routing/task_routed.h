@@ -81,6 +81,9 @@ class TaskRoutedMethod : public SiteMethod {
 
     mutable std::mutex cache_mutex_;
     std::shared_ptr<FactorCache> cache_;
+    int collapsed_task_ =
+        -1;  ///< collapse() is asked site by site: the last task's mixture is kept for the next
+    std::shared_ptr<const Mixture> collapsed_;
 };
 
 }  // namespace polyad

@@ -2,6 +2,7 @@
 #include "serving/engine.h"
 
 #include <algorithm>
+#include <limits>
 #include <utility>
 
 #include "base/error.h"
@@ -48,6 +49,7 @@ Engine::Engine(std::shared_ptr<const Backbone> backbone, const EngineOptions& op
       options_(options),
       batch_(backbone_, checked_batch(options), context_of(*backbone_, options), options.prefix_cache) {
     options_.max_context = batch_.capacity();
+    if (options.merge_hot_task) hot_ = std::make_unique<HotTask>();
     GenerationInput longest;
     longest.sampling.max_tokens = options_.max_context;
     longest.prompt.assign(static_cast<size_t>(backbone_->info().encoder_decoder ? options_.max_context : 1),
@@ -265,12 +267,16 @@ void Engine::preempt(const Item& request) {
 /// Every running row gets the memory of its next token; where there is none, the latest of the lowest
 /// priority gives way until there is. The first of the highest priority never does, and alone it always fits.
 void Engine::settle_memory() {
-    int64_t limit = 0;
+    const bool budget = options_.memory_budget > 0;
+    int64_t limit = 0, largest = 0;
     {
         const std::lock_guard lock(mutex_);
         limit = cache_limit();
+        if (!needs_.empty()) largest = *needs_.rbegin();
     }
-    batch_.set_limits(limit, options_.memory_budget > 0 ? limit : default_prefix_bytes);
+    if (budget && limit - merged_bytes() < largest) unmerge();
+    if (budget) limit -= merged_bytes();
+    batch_.set_limits(limit, budget ? limit : default_prefix_bytes);
     if (!batch_.paged()) return;
     std::vector<Item> order = running_;
     std::stable_sort(order.begin(), order.end(),
@@ -281,9 +287,37 @@ void Engine::settle_memory() {
     }
     for (size_t i = 0; i < order.size(); ++i)
         while (i < order.size() && !batch_.make_room(*order[i]->row_)) {
+            if (merged_bytes() > 0) {
+                limit += budget ? merged_bytes() : 0;
+                unmerge();
+                batch_.set_limits(limit, budget ? limit : default_prefix_bytes);
+                continue;
+            }
             preempt(order.back());
             order.pop_back();
         }
+}
+
+void Engine::unmerge() {
+    batch_.set_merged(nullptr);
+    if (hot_) hot_->drop();
+}
+
+/// `rows` rows have just been through a step.
+void Engine::watch_hot_task(int rows, double seconds, bool decoding) {
+    if (!hot_ || running_.empty()) return;
+    const GenerationInput& first = running_.front()->row_->input;
+    const ResidentLora* lora = running_.front()->row_->lora();
+    const bool same = lora && std::all_of(running_.begin(), running_.end(),
+                                          [&](const Item& one) { return one->row_->lora() == lora; });
+    int64_t room = std::numeric_limits<int64_t>::max();
+    if (options_.memory_budget > 0) {
+        const std::lock_guard lock(mutex_);
+        room = cache_limit() - batch_.cache_bytes() - (needs_.empty() ? 0 : *needs_.rbegin());
+    }
+    hot_->stepped(same ? first.served : nullptr, first.task, rows, seconds, decoding, batch_.ran_merged(),
+                  room);
+    batch_.set_merged(hot_->merged());
 }
 
 bool Engine::admit_one(const Item& request) {
@@ -379,7 +413,11 @@ int Engine::step() {
         for (const Item& request : running_)
             if (request->row_->tokens.empty())
                 prompt_tokens += static_cast<int64_t>(request->row_->input.prompt.size());
+        const bool decoding = prompt_tokens == 0;
         batch_.step();
+        watch_hot_task(static_cast<int>(running_.size()),
+                       std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count(),
+                       decoding);
         const auto rows = static_cast<int64_t>(running_.size());
         for (const Item& request : running_) deliver(request);
         std::erase_if(running_, [](const Item& request) { return !request->row_; });
@@ -424,7 +462,8 @@ Json Engine::stats() const {
              {{"budget", options_.memory_budget},
               {"skills", skill_bytes_->load()},
               {"cache", cache_bytes_},
-              {"cache_shared", prefix_bytes_}}},
+              {"cache_shared", prefix_bytes_},
+              {"merged", merged_bytes()}}},
             {"prefix_cache", {{"hits", counters_.prefix_hits}, {"tokens", counters_.prefix_tokens}}}};
 }
 

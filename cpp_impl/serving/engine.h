@@ -15,6 +15,7 @@
 
 #include "base/config.h"
 #include "serving/generate.h"
+#include "serving/merged_task.h"
 #include "serving/request.h"
 #include "serving/request_queue.h"
 #include "serving/served_skillset.h"
@@ -75,6 +76,9 @@ class Engine {
     int64_t cache_limit() const;
     void check_fits(int64_t bytes) const;
 
+    void watch_hot_task(int rows, double seconds, bool decoding);
+    void unmerge();
+    int64_t merged_bytes() const { return hot_ ? hot_->bytes() : 0; }
     void drop_ended();
     void drop_old_prefixes();
     void settle_memory();
@@ -95,6 +99,7 @@ class Engine {
     std::vector<Item> running_;  ///< in the order of their admission
     int64_t admissions_ = 0;
     std::map<int64_t, std::weak_ptr<const ServedSkillset>> prefix_versions_;
+    std::unique_ptr<HotTask> hot_;  ///< null: nothing is merged
 
     mutable std::mutex mutex_;  ///< guards what follows
     std::map<std::string, Published> published_;

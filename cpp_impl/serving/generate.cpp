@@ -316,6 +316,9 @@ void GenerationBatch::forward(Routing& routing, const std::vector<GenerationRow*
         lengths.push_back(cache_->length(row->slot_));
     }
 
+    ran_merged_ = merged_ && std::all_of(rows.begin(), rows.end(), [&](const GenerationRow* row) {
+                      return row->lora() == merged_->lora();
+                  });
     const bool reuse = decoding && routing.adaptation && rows.size() == routing.rows.size() &&
                        std::equal(rows.begin(), rows.end(), routing.rows.begin());
     if (!reuse) {
@@ -330,6 +333,7 @@ void GenerationBatch::forward(Routing& routing, const std::vector<GenerationRow*
         if (decoding) routing.rows.assign(rows.begin(), rows.end());
     }
     options.adaptation = routing.adaptation->empty() ? nullptr : routing.adaptation.get();
+    if (ran_merged_) options.adaptation = merged_.get();
     options.cache = cache_.get();
 
     at::Tensor logits;

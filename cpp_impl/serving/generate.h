@@ -16,6 +16,7 @@
 
 #include "routing/skillset.h"
 #include "serving/answer_text.h"
+#include "serving/merged_task.h"
 #include "serving/mixed_adaptation.h"
 #include "serving/prefix_cache.h"
 #include "serving/sampling.h"
@@ -52,6 +53,8 @@ struct GenerationRow {
     std::exception_ptr error;  ///< when reason is failed
 
     bool finished() const { return reason != FinishReason::none; }
+    /// What the row's skillset does to it, as plain pairs; null where it takes the method to know.
+    const ResidentLora* lora() const;
     /// Prompt tokens whose keys and values another row had left.
     int64_t cached_tokens() const { return cached_; }
 
@@ -60,7 +63,6 @@ struct GenerationRow {
     /// Tokens of prompt and answer that the next step reads.
     int64_t unread() const { return static_cast<int64_t>(input.prompt.size() + tokens.size()) - read_; }
     std::vector<int32_t> next_tokens() const;
-    const ResidentLora* lora() const;
     PrefixRoute route() const;
 
     AnswerText text_;
@@ -110,6 +112,10 @@ class GenerationBatch {
     /// Bytes of pages now in use, and of those that hold prefixes.
     int64_t cache_bytes() const { return decoder_cache_ ? decoder_cache_->pool().bytes() : 0; }
     int64_t prefix_bytes() const;
+    /// Rows that all have the pairs of this task run on its merged weights; null = none do.
+    void set_merged(std::shared_ptr<MergedTask> merged) { merged_ = std::move(merged); }
+    /// True when the last step did.
+    bool ran_merged() const { return ran_merged_; }
     /// Forgets the prefixes of a skillset's version.
     void drop_prefixes(int64_t version) { prefixes_.drop(version); }
 
@@ -136,6 +142,8 @@ class GenerationBatch {
     DecoderCache* decoder_cache_ = nullptr;  ///< the same, when it has pages
     bool share_prefixes_;
     PrefixCache prefixes_;
+    std::shared_ptr<MergedTask> merged_;
+    bool ran_merged_ = false;
     int64_t most_prefix_bytes_ = std::numeric_limits<int64_t>::max();
     std::vector<std::shared_ptr<GenerationRow>> rows_;  ///< rows of one adaptation are neighbours
     std::vector<int> free_;
