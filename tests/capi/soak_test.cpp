@@ -7,8 +7,10 @@
 #include <malloc.h>
 #include <polyad/polyad.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cmath>
 #include <cstdlib>
 #include <filesystem>
 #include <map>
@@ -28,6 +30,7 @@ using Clock = std::chrono::steady_clock;
 constexpr int variants = 3;  // of each skillset: what its versions take turns with
 const char* const methods[] = {"lora", "poly", "cpoly", "mhr", "molora", "orchmoe"};
 constexpr int sets = 6, tasks = 4, prompts = 48;
+constexpr size_t vocab = 304;  // of the tiny model
 
 void check(polyad_status* status) {
     if (!status) return;
@@ -72,7 +75,6 @@ std::string rows() {
 struct Question {
     int set, task, prompt;  ///< set -1: the backbone alone; task -1: explicit weights
     int max_tokens;
-    bool sampled;
     auto operator<=>(const Question&) const = default;
 };
 
@@ -145,10 +147,6 @@ class Soak : public testing::Test {
         o.token_count = tokens.size();
         o.max_tokens = q.max_tokens;
         o.ignore_eos = 1;
-        if (q.sampled) {
-            o.temperature = 0.7f;
-            o.seed = static_cast<uint64_t>(q.prompt);
-        }
         if (q.set >= 0) {
             o.skillset = skillset.c_str();
             if (q.task >= 0) {
@@ -191,6 +189,25 @@ class Soak : public testing::Test {
         return answers_[key] = json::parse(take(text)).at("tokens").get<std::vector<int32_t>>();
     }
 
+    /// True when the answers part where the variant's two best logits are equal within rounding: which one
+    /// wins then depends on the order of sums, and so on the rows beside it.
+    bool tie(const Question& q, int variant, const std::vector<int32_t>& got,
+             const std::vector<int32_t>& alone) {
+        if (q.set >= 0 && q.task < 0) return false;
+        const size_t same = static_cast<size_t>(
+            std::mismatch(got.begin(), got.end(), alone.begin(), alone.end()).first - got.begin());
+        if (same >= got.size() || same >= alone.size()) return false;
+        std::vector<int32_t> ids = prompts_[static_cast<size_t>(q.prompt)];
+        ids.insert(ids.end(), got.begin(), got.begin() + static_cast<std::ptrdiff_t>(same));
+        std::vector<float> logits(vocab);
+        const std::string task = "task" + std::to_string(q.task);
+        check(polyad_backbone_logits(backbone_, q.set < 0 ? nullptr : skills_[q.set][variant],
+                                     q.set < 0 ? nullptr : task.c_str(), ids.data(), ids.size(),
+                                     logits.data(), vocab));
+        const auto of = [&](int32_t id) { return logits[static_cast<size_t>(id)]; };
+        return std::abs(of(got[same]) - of(alone[same])) < 1e-3f;
+    }
+
     void run(double seconds, unsigned seed);
     void client(Clock::time_point until, unsigned seed);
     void publish(Clock::time_point until, unsigned seed);
@@ -208,7 +225,8 @@ class Soak : public testing::Test {
     /// Publishes of each name: begun and done; the n-th one has variant n % variants.
     std::atomic<int> begun_[sets] = {}, done_[sets] = {};
     std::atomic<int> working_{0};
-    std::atomic<int64_t> submitted_{0}, finished_{0}, cancelled_{0}, expired_{0}, wrong_{0}, failed_{0};
+    std::atomic<int64_t> submitted_{0}, finished_{0}, cancelled_{0}, expired_{0}, wrong_{0}, failed_{0},
+        ties_{0};
     std::atomic<int64_t> queue_full_{0}, retired_{0}, no_memory_{0}, published_{0}, trained_{0};
 };
 
@@ -230,7 +248,6 @@ void Soak::client(Clock::time_point until, unsigned seed) {
             if (one.question.task < 0 && (one.question.set < 0 || random() % 2)) one.question.task = 0;
             one.question.prompt = static_cast<int>(random() % prompts);
             one.question.max_tokens = 1 << (random() % 5);
-            one.question.sampled = random() % 4 == 0;
             const int set = one.question.set;
             std::vector<float> weights;
             const std::string skillset = set < 0 ? "" : name(set),
@@ -270,18 +287,23 @@ void Soak::client(Clock::time_point until, unsigned seed) {
                 }();
             } else {
                 check(polyad_request_result(one.request, &text));
-                const auto tokens = json::parse(take(text)).at("tokens").get<std::vector<int32_t>>();
-                bool right = false;
+                const json answer = json::parse(take(text));
+                const auto tokens = answer.at("tokens").get<std::vector<int32_t>>();
+                bool right = false, tied = false;
                 for (int n = one.first; n <= one.last && n < one.first + variants && !right; ++n) {
                     auto whole = expected(one.question, n % variants);
                     if (state != POLYAD_REQUEST_FINISHED) whole.resize(std::min(whole.size(), tokens.size()));
                     right = whole == tokens;
+                    tied = tied || (!right && tie(one.question, n % variants, tokens, whole));
                 }
-                if (!right) {
+                if (!right && tied) {
+                    ++ties_;
+                } else if (!right) {
                     ++wrong_;
                     ADD_FAILURE() << "wrong answer: set " << one.question.set << " task " << one.question.task
                                   << " prompt " << one.question.prompt << " publishes " << one.first << ".."
-                                  << one.last << " state " << state;
+                                  << one.last << " state " << state << " got " << answer.dump() << " alone "
+                                  << json(expected(one.question, one.first % variants)).dump();
                 }
                 finished_ += state == POLYAD_REQUEST_FINISHED;
                 cancelled_ += state == POLYAD_REQUEST_CANCELLED;
@@ -393,7 +415,7 @@ TEST_F(Soak, NothingIsLostWrongOrLeft) {
         polyad_engine_release(probe);
     }
     check(polyad_engine_create(backbone_, &options, &engine_));
-    // Three quarters to warm up: caches, arenas and memos reach their size; then nothing may grow any more.
+    // Caches, arenas and memos reach their size in three quarters; then nothing may grow any more.
     run(seconds / 2, 100);
     run(seconds / 4, 200);
     const int64_t before = allocated();
@@ -403,6 +425,7 @@ TEST_F(Soak, NothingIsLostWrongOrLeft) {
     const json stats = stats_of(engine_);
     EXPECT_EQ(wrong_, 0);
     EXPECT_EQ(failed_, 0);
+    EXPECT_LE(ties_, 1 + finished_ / 500);
     EXPECT_EQ(submitted_, finished_ + cancelled_ + expired_);
     EXPECT_EQ(stats.at("finished").get<int64_t>() + stats.at("cancelled").get<int64_t>() +
                   stats.at("expired").get<int64_t>(),
@@ -416,11 +439,12 @@ TEST_F(Soak, NothingIsLostWrongOrLeft) {
     // The memo of expected answers still learns a little.
     EXPECT_LT(after, before + before / 20 + (int64_t{2} << 20));
     std::printf(
-        "soak: %lld submitted, %lld finished, %lld cancelled, %lld expired; refused: %lld queue full, %lld "
+        "soak: %lld submitted, %lld finished (%lld at ties), %lld cancelled, %lld expired; refused: %lld "
+        "queue full, %lld "
         "retired, "
         "%lld no memory; %lld published, %lld training steps; %s preempted, %s prefix hits; allocated %.1f "
         "-> %.1f MiB\n",
-        static_cast<long long>(submitted_), static_cast<long long>(finished_),
+        static_cast<long long>(submitted_), static_cast<long long>(finished_), static_cast<long long>(ties_),
         static_cast<long long>(cancelled_), static_cast<long long>(expired_),
         static_cast<long long>(queue_full_), static_cast<long long>(retired_),
         static_cast<long long>(no_memory_), static_cast<long long>(published_),
@@ -446,7 +470,7 @@ TEST_F(Soak, LimitsHaveStatuses) {
     {
         check(polyad_engine_create(backbone_, &options, &engine));
         check(polyad_engine_publish(engine, "lora", skills_[0][0]));
-        options.memory_budget = stats_of(engine).at("memory").at("skills").get<int64_t>() * 5 / 4;
+        options.memory_budget = stats_of(engine).at("memory").at("skills").get<int64_t>() * 7 / 4;
         polyad_engine_release(engine);
     }
     check(polyad_engine_create(backbone_, &options, &engine));
@@ -455,7 +479,7 @@ TEST_F(Soak, LimitsHaveStatuses) {
     std::vector<float> weights;
     const std::string skillset = "lora", task = "task0";
     const auto ask = [&](int max_tokens, double timeout, int prompt = 0) {
-        auto o = options_of({0, 0, prompt, max_tokens, false}, skillset, task, weights);
+        auto o = options_of({0, 0, prompt, max_tokens}, skillset, task, weights);
         o.timeout = timeout;
         return polyad_engine_submit(engine, &o, &request);
     };
@@ -506,7 +530,7 @@ TEST_F(Soak, LimitsHaveStatuses) {
     polyad_engine_options_init(&options);
     options.memory_budget = 1000;
     check(polyad_engine_create(backbone_, &options, &engine));
-    auto o = options_of({-1, 0, 1, 4, false}, "", "", weights);
+    auto o = options_of({-1, 0, 1, 4}, "", "", weights);
     EXPECT_NE(message(polyad_engine_submit(engine, &o, &request), POLYAD_OUT_OF_MEMORY).find("1000"),
               std::string::npos);
     polyad_engine_release(engine);
