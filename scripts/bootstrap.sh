@@ -20,7 +20,7 @@ packages=(
     python3 python3-pip python3-venv python3-msgpack
     libmsgpack-cxx-dev nlohmann-json3-dev libcli11-dev libgtest-dev libgmock-dev libbenchmark-dev
     wordnet-base iso-codes zstd
-    swig openjdk-17-jdk-headless maven
+    swig openjdk-17-jdk-headless maven mono-devel
 )
 [[ ${1:-} == --dev ]] && packages+=(clang-format clang-tidy)
 
@@ -95,7 +95,7 @@ fetch() {  # one line of wheels.txt
     "$python" -m pip --quiet --disable-pip-version-check download --no-deps --require-hashes --dest .deps/wheels \
         --only-binary=:all: --implementation cp --python-version 3.11 --abi cp311 --abi none \
         --platform manylinux_2_28_x86_64 --platform manylinux_2_25_x86_64 \
-        --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
+        --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 --platform manylinux1_x86_64 \
         -r .deps/requirement.txt || die "could not fetch '${1%% *}'"
     rm -f .deps/requirement.txt
 }
@@ -105,6 +105,7 @@ while read -r requirement hash_option; do
     [[ -z $requirement || $requirement == \#* ]] && continue
     name=${requirement%%==*} version=${requirement##*==} hash=${hash_option#--hash=sha256:}
     [[ -n $own_libtorch && $name =~ ^(torch|nvidia-.*)$ ]] && continue
+    [[ $name == dotnetcore2 && $(uname -m) != x86_64 ]] && continue # the C# tests then run on Mono only
     [[ -e .deps/stamps/$hash ]] && continue
     [[ $(uname -m) == x86_64 || ! $name =~ ^(torch|nvidia-.*)$ ]] ||
         die "the pinned LibTorch is for x86_64; give your own with POLYAD_LIBTORCH=DIR"

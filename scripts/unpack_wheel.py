@@ -22,6 +22,7 @@ KEEP = {
     ),
     "nvidia_cuda_runtime": ("nvidia/cu13/lib/libcudart.so",),
     "nvidia_cuda_cupti": ("nvidia/cu13/lib/libcupti.so",),
+    "dotnetcore2": ("dotnetcore2/bin/",),
 }
 
 
@@ -64,6 +65,8 @@ def main():
             with archive.open(info) as source, open(partial, "wb") as target:
                 while chunk := source.read(1 << 20):
                     target.write(chunk)
+            if info.external_attr >> 16 & 0o100:  # a program
+                os.chmod(partial, 0o755)
             os.replace(partial, path)
 
 
