@@ -25,3 +25,4 @@ du -h "$out/$name"/lib/*.so* "$out/$name.tar.zst" | sort -h
 echo "package: $out/$name.tar.zst builds and runs a C program from another folder"
 
 scripts/package_java.sh
+scripts/package_csharp.sh

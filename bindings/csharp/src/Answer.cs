@@ -21,6 +21,8 @@ namespace Polyad
         Cancelled = polyad_request_state.POLYAD_REQUEST_CANCELLED,
         /// <summary>Failed; the task tells why.</summary>
         Failed = polyad_request_state.POLYAD_REQUEST_FAILED,
+        /// <summary>Its timeout passed; the answer is what it had until then.</summary>
+        Expired = polyad_request_state.POLYAD_REQUEST_EXPIRED,
     }
 
     /// <summary>A finished answer.</summary>
@@ -32,6 +34,7 @@ namespace Polyad
             Tokens = json["tokens"].Select(token => token.AsInt()).ToArray();
             FinishReason = json["finish_reason"].AsString();
             PromptTokens = json["prompt_tokens"].AsInt();
+            CachedTokens = json["cached_tokens"].AsInt();
             TruncatedTokens = json["truncated"].AsInt();
             Elapsed = TimeSpan.FromSeconds(json["seconds"].AsDouble());
         }
@@ -42,11 +45,14 @@ namespace Polyad
         /// <summary>Its token ids.</summary>
         public int[] Tokens { get; }
 
-        /// <summary>end_token, stop_string or max_tokens.</summary>
+        /// <summary>end_token, stop_string, max_tokens, or expired: the timeout passed.</summary>
         public string FinishReason { get; }
 
         /// <summary>Tokens of the prompt.</summary>
         public int PromptTokens { get; }
+
+        /// <summary>Those of them that were found in the prefix cache.</summary>
+        public int CachedTokens { get; }
 
         /// <summary>Tokens of the prompt that were cut off to fit the prompt format.</summary>
         public int TruncatedTokens { get; }
@@ -124,7 +130,7 @@ namespace Polyad
                 why = e;
             }
             if (!string.IsNullOrEmpty(added)) Put(added, AnswerState.Running);
-            End(why == null ? AnswerState.Finished
+            End(why == null ? (AnswerState)number
                 : number == (int)AnswerState.Cancelled ? AnswerState.Cancelled
                 : AnswerState.Failed, result, why);
             return true;

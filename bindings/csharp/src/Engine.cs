@@ -17,6 +17,24 @@ namespace Polyad
         /// <summary>Tokens one row may reach, prompt and answer; 0 = the model's limit, at most 4096.</summary>
         public int? MaxContext { get; set; }
 
+        /// <summary>
+        /// Bytes for published skillsets and cached keys and values together; 0 = skillsets unlimited, and <see cref="MaxBatch"/> rows
+        /// of <see cref="MaxContext"/> tokens. Requests that find no room wait.
+        /// </summary>
+        public long? MemoryBudget { get; set; }
+
+        /// <summary>Worker threads of this engine's steps; 0 = the context's.</summary>
+        public int? Threads { get; set; }
+
+        /// <summary>Whether prompts that begin alike, on the same skills, are computed once; on by default.</summary>
+        public bool? PrefixCache { get; set; }
+
+        /// <summary>
+        /// Whether a task that is all the traffic for a while is merged into a copy of the weights: faster where weights are expanded,
+        /// at that copy's memory; off by default.
+        /// </summary>
+        public bool? MergeHotTask { get; set; }
+
         /// <summary>True: the user calls <see cref="Engine.Step"/>, and nothing is answered otherwise.</summary>
         public bool Manual { get; set; }
 
@@ -27,6 +45,10 @@ namespace Polyad
                 o.max_batch = MaxBatch ?? o.max_batch;
                 o.max_queue = MaxQueue ?? o.max_queue;
                 o.max_context = MaxContext ?? o.max_context;
+                o.memory_budget = MemoryBudget ?? o.memory_budget;
+                o.threads = Threads ?? o.threads;
+                if (PrefixCache is bool prefixes) o.prefix_cache = prefixes ? 1 : 0;
+                if (MergeHotTask is bool merge) o.merge_hot_task = merge ? 1 : 0;
                 return model.Use(m => NativeObject.Make(
                     Native.polyad_engine_release, (out IntPtr made) => Native.polyad_engine_create(m, o, out made)));
             }
@@ -57,7 +79,7 @@ namespace Polyad
         /// new ones take the new.
         /// </summary>
         /// <returns>This engine.</returns>
-        /// <exception cref="PolyadException">BackboneMismatch.</exception>
+        /// <exception cref="PolyadException">BackboneMismatch; OutOfMemory (the memory budget, with sizes).</exception>
         public Engine Publish(string name, Skillset skills)
         {
             NotNull(name, nameof(name));
@@ -74,8 +96,8 @@ namespace Polyad
         }
 
         /// <summary>Puts a request into the queue.</summary>
-        /// <exception cref="PolyadException">QueueFull, NotFound (skillset), UnknownTask, ContextOverflow, BadData, InvalidArgument.
-        /// </exception>
+        /// <exception cref="PolyadException">QueueFull, NotFound (no such skillset), UnknownTask, ContextOverflow, OutOfMemory (more
+        /// than the memory budget), BadData, InvalidArgument.</exception>
         public Answer Submit(Request request)
         {
             NotNull(request, nameof(request));

@@ -82,7 +82,7 @@ namespace Polyad
             set => this["lora_dropout"] = value;
         }
 
-        /// <summary>Magnitude and direction of every output row apart (arXiv 2402.09353).</summary>
+        /// <summary>Magnitude and direction of every output row apart: DoRA (arXiv 2402.09353).</summary>
         public bool? Dora
         {
             get => Truth("use_dora");

@@ -66,6 +66,8 @@ namespace Polyad
         internal Split? SplitOf(string name) =>
             Words(name) is string words ? (Split)Enum.Parse(typeof(Split), words, ignoreCase: true) : (Split?)null;
 
+        internal IReadOnlyList<int> Wholes(string name) => Value(name)?.Items.Select(item => item.AsInt()).ToList();
+
         internal IReadOnlyList<double> Reals(string name) => Value(name)?.Items.Select(item => item.AsDouble()).ToList();
 
         internal T Nested<T>(string name) where T : Options => this[name] as T;

@@ -10,6 +10,8 @@ namespace Polyad
     /// </summary>
     public sealed unsafe class Request
     {
+        private TimeSpan? timeout;
+
         /// <summary>A request to the backbone alone.</summary>
         public Request()
         {
@@ -61,6 +63,21 @@ namespace Polyad
 
         public ulong Seed { get; set; }
 
+        /// <summary>
+        /// Time from submitting after which the request ends with what it has (<see cref="AnswerState.Expired"/>); null = never.
+        /// </summary>
+        /// <exception cref="ArgumentOutOfRangeException">Not positive.</exception>
+        public TimeSpan? Timeout
+        {
+            get => timeout;
+            set => timeout = value == null || value > TimeSpan.Zero
+                ? value
+                : throw new ArgumentOutOfRangeException(nameof(value), "a timeout has to be positive, this one is " + value);
+        }
+
+        /// <summary>Waiting requests of a higher priority come first; 0 is the default.</summary>
+        public int? Priority { get; set; }
+
         /// <summary>Goes on after the end token (benchmarks).</summary>
         public bool IgnoreEos { get; set; }
 
@@ -99,6 +116,8 @@ namespace Polyad
                 o.repetition_penalty = (float?)RepetitionPenalty ?? o.repetition_penalty;
                 o.seed = Seed;
                 o.ignore_eos = IgnoreEos ? 1 : 0;
+                o.timeout = Timeout?.TotalSeconds ?? o.timeout;
+                o.priority = Priority ?? o.priority;
                 call(o);
             }
         }

@@ -223,6 +223,28 @@ namespace Polyad.Tests
             Check.Throws<InvalidOperationException>(() => engine.Step());
         }
 
+        public void OptionsOfServing()
+        {
+            var options = new EngineOptions { Manual = true, Threads = 1, PrefixCache = true, MergeHotTask = false, MemoryBudget = 1L << 30 };
+            using (Engine manual = new Engine(model, options).Publish("words", skills))
+            {
+                Check.Equal(1L << 30, manual.Stats["memory"]["budget"].AsLong());
+                Request late = Long();
+                late.Timeout = TimeSpan.FromTicks(1);
+                Answer expired = manual.Submit(late);
+                Request urgent = Fixture.Request(3);
+                urgent.Priority = 5;
+                Answer first = manual.Submit(urgent);
+                Thread.Sleep(2);
+                Finish(manual);
+                Check.Equal(AnswerState.Expired, expired.State);
+                Check.Equal("expired", expired.Wait().FinishReason);
+                Check.Equal(3, first.Wait().Tokens.Length);
+            }
+            Check.Refused(ErrorCode.InvalidArgument, "memory_budget", () => new Engine(model, new EngineOptions { MemoryBudget = -1 }));
+            Check.Throws<ArgumentOutOfRangeException>(() => new Request { Timeout = TimeSpan.Zero });
+        }
+
         public void WeightsAndTokensOfTheHost()
         {
             float[] weights = skills.TaskWeights("down");

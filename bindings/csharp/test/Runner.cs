@@ -64,6 +64,7 @@ namespace Polyad.Tests
                     }
                 }
             }
+            Console.WriteLine($"{GC.CollectionCount(0)} collections");
             Console.WriteLine($"{passed} passed, {failed} failed, {skipped} skipped");
             if (passed + failed + skipped == 0) Console.WriteLine("no test has such a name");
             return failed > 0 || passed + skipped == 0 ? 1 : passed == 0 ? 77 : 0;

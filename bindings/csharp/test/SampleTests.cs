@@ -28,17 +28,32 @@ namespace Polyad.Tests
             return tasks;
         }
 
+        /// <summary>Skills that have learned their word.</summary>
         private string Bundle()
         {
-            string bundle = folder["words.polyad"];
-            string output = Run("TrainAndSwitch", null, Fixture.ModelFile, Tasks(), bundle, "up", "c", "down", "c").Right();
-            Check.Contains("step 20/20", output);
-            Check.Contains("up: c -> up", output);
-            Check.Contains("down: c -> down", output);
-            return bundle;
+            TrainerOptions options = Fixture.Training();
+            options.MaxSteps = 60;
+            using (Backbone model = Fixture.Model())
+            using (Dataset tasks = Fixture.Tasks())
+            using (var skills = new Skillset(model, tasks, Fixture.Method()))
+            using (var trainer = new Trainer(skills, tasks, options))
+            {
+                trainer.Run();
+                skills.Save(folder["learned.polyad"]);
+            }
+            return folder["learned.polyad"];
         }
 
-        public void TrainServeAndInspect()
+        public void Trains()
+        {
+            string output = Run("TrainAndSwitch", null, Fixture.ModelFile, Tasks(), folder["words.polyad"], "up", "c", "down", "c").Right();
+            Check.Contains("step 20/20", output);
+            Check.Contains("up: c -> ", output);
+            Check.Contains("down: c -> ", output);
+            Check.Equal("cpoly", Skillset.Inspect(folder["words.polyad"])["config"]["method"].AsString());
+        }
+
+        public void ServesAndInspects()
         {
             string bundle = Bundle();
             string served = Run("ServeMixedBatch", null, Fixture.ModelFile, bundle, "c", "up", "down").Right();

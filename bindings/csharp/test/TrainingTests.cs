@@ -84,7 +84,7 @@ namespace Polyad.Tests
                 Check.Equal(6, trainer.Run().Step);
                 Check.Same(Uninterrupted(), skills.GetParameters());
                 Check.Refused(ErrorCode.WrongState, "", () => trainer.Step());
-                Check.Equal(6, trainer.Report()["history"].Count);
+                Check.Equal(6, trainer.Report()["history"]["step"].Count);
             }
         }
 
