@@ -33,6 +33,11 @@ cargo_is_new_enough() {
 }
 cargo_is_new_enough || packages+=(rustc-web cargo-web)
 
+# ---- Go: any that is new enough, else Debian's ---------------------------------------------------------------------
+minimum_go=1.19
+have_go=$(go env GOVERSION 2>/dev/null | sed 's/^go//') || have_go=
+[[ -n $have_go && $(printf '%s\n%s\n' "$minimum_go" "$have_go" | sort -V | head -n1) == "$minimum_go" ]] || packages+=(golang-go)
+
 # ---- Debian packages -------------------------------------------------------------------------------------------------
 if [[ ${POLYAD_SKIP_APT:-0} != 1 ]]; then
     command -v dpkg-query >/dev/null ||

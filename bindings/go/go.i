@@ -68,3 +68,29 @@ static void polyad_binding_log_free(void *message) { free(message); }
 %typemap(in) size_t *OUT "$1 = ($1_ltype)$input;"
 %typemap(gotype) int32_t *OUT "*int32"
 %typemap(in) int32_t *OUT "$1 = ($1_ltype)$input;"
+
+/* ====== Lists of paths: one string, NUL between them, since memory lent to C must not point to more of Go's ==================== */
+
+%{
+/* The pieces of a copy of `text`; *copy and the result are to be freed. */
+static char **polyad_go_split(const char *text, size_t size, char **copy, size_t *count) {
+    size_t i, found = size ? 1 : 0;
+    char **list;
+    for (i = 0; i < size; ++i) found += !text[i];
+    *count = 0;
+    *copy = (char *)malloc(size + 1);
+    list = (char **)malloc((found + 1) * sizeof *list);
+    if (!*copy || !list) return list;
+    memcpy(*copy, text, size);
+    (*copy)[size] = 0;
+    for (i = 0; *count < found; i += strlen(*copy + i) + 1) list[(*count)++] = *copy + i;
+    return list;
+}
+%}
+%typemap(gotype) (const char *const *STRINGS, size_t COUNT) "string"
+%typemap(in) (const char *const *STRINGS, size_t COUNT) (char *copy = NULL, size_t pieces = 0) {
+    $1 = ($1_ltype)polyad_go_split($input.p, (size_t)$input.n, &copy, &pieces);
+    $2 = pieces;
+}
+%typemap(freearg) (const char *const *STRINGS, size_t COUNT) "free(copy$argnum); free((void *)$1);"
+%typemap(argout) (const char *const *STRINGS, size_t COUNT) ""

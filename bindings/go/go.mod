@@ -1,0 +1,3 @@
+module polyad.dev/polyad
+
+go 1.19
