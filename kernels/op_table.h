@@ -67,6 +67,15 @@ struct Attention {
     int64_t k_offset = 0, v_offset = 0;
 };
 
+/// Where rows of a cache lie, in one piece each or in pages as Attention has them (entries may be written).
+struct CacheRows {
+    void* const* row;  ///< [rows], not read with pages
+    int32_t page_tokens;
+    const int32_t* page_begin;  ///< [rows]
+    void* const* page;
+    int64_t page_offset;  ///< elements into a page
+};
+
 /// One row's plain low-rank pair, wherever it lies.
 struct RowFactors {
     const void* a;  ///< [rank, d_in]; null: no update for this row
@@ -84,6 +93,21 @@ struct FactorMix {
     int64_t splits;              ///< w [groups, splits, chosen]
     int32_t split_rows;          ///< splits are contiguous blocks of rows (1) or of columns (0)
     int64_t out_group, out_row;  ///< elements between groups and between rows of out
+};
+
+/// How a gate acts between the two low-rank products, on u = Down(x) of ranks_in entries.
+enum class GateKind : int {
+    none = 0,  ///< G = 1
+    diagonal =
+        1,     ///< `width` entries dividing the ranks: entry w covers ranks [w R / width, (w + 1) R / width)
+    full = 2,  ///< ranks_in * ranks_out entries: v_j = sum_i gate[i ranks_out + j] u_i
+};
+struct GateShape {
+    GateKind kind = GateKind::none;
+    int32_t per_token = 0;  ///< one line of entries per token; 0: per row
+    int64_t ranks_in = 0;   ///< R of Down
+    int64_t ranks_out = 0;  ///< R of Up; == ranks_in unless kind is full
+    int64_t width = 0;      ///< entries per line
 };
 
 struct OpTable {
@@ -129,6 +153,11 @@ struct OpTable {
     /// y += x.
     void (*add)(Float type, void* y, const void* x, int64_t n);
 
+    /// A key-value cache grows: each row's tokens of fresh [N, width] are copied behind the past[b] tokens (of
+    /// `width` elements) that the row has.
+    void (*append)(Float type, const void* fresh, Rows rows, const CacheRows& to, const int32_t* past,
+                   int64_t width);
+
     // ---- attention
     // ------------------------------------------------------------------------------------------
     /// o and, when lse is not null, lse [N, heads] = log-sum-exp of each query's scores (for the backward
@@ -169,6 +198,12 @@ struct OpTable {
     void (*low_rank_down_backward)(Float type, const float* du, const void* x, const void* a,
                                    const int32_t* group_of_row, Rows rows, int64_t d_in, int64_t rank,
                                    void* dx, float* da);
+
+    /// v = G u for every token. u [N, ranks_in], v [N, ranks_out], gate [rows or N, width]; kind is not none.
+    void (*gate)(const GateShape& shape, Rows rows, const float* gate, const float* u, float* v);
+    /// du = G^T dv (written), dgate += what u and dv make of it (null = not wanted).
+    void (*gate_backward)(const GateShape& shape, Rows rows, const float* gate, const float* u,
+                          const float* dv, float* du, float* dgate);
 
     /// out (+)= the mix, in `type`; sums are float32. Null on devices that have none.
     void (*mix_factors)(Float type, const FactorMix& mix, const float* bank, const float* weights, int add,

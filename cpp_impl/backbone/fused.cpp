@@ -6,9 +6,6 @@
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros_like.h>
 
-#include <algorithm>
-#include <cstring>
-
 #include "backbone/autograd_node.h"
 #include "backbone/weights.h"
 #include "kernels/op_table.h"
@@ -144,33 +141,6 @@ class AttentionNode final : public SavedNode {
     }
 };
 
-/// Copies the batch's new keys (or values) behind each row's past: `row` in one piece, or `offset` elements
-/// into the row's pages.
-void append(const at::Tensor& fresh, const PastKeys& past, const std::vector<void*>& row, int64_t page_offset,
-            const AttentionPlan& plan) {
-    const int64_t stride = plan.heads_kv * plan.head_dim;
-    const auto bytes = static_cast<int64_t>(fresh.element_size());
-    for (int32_t b = 0; b < plan.rows(); ++b) {
-        const int64_t count = plan.query_begin[b + 1] - plan.query_begin[b], length = past.length[b];
-        const auto* from = static_cast<const std::byte*>(offset(fresh, plan.query_begin[b] * stride));
-        const auto copy = [&](void* to, int64_t at, int64_t first, int64_t tokens) {
-            std::memcpy(static_cast<std::byte*>(to) + at * bytes, from + first * stride * bytes,
-                        static_cast<size_t>(tokens * stride * bytes));
-        };
-        if (past.page_tokens == 0) {
-            copy(row[b], length * stride, 0, count);
-            continue;
-        }
-        for (int64_t done = 0; done < count;) {
-            const int64_t at = length + done, page = at / past.page_tokens, within = at % past.page_tokens;
-            const int64_t tokens = std::min(count - done, past.page_tokens - within);
-            copy(past.page[static_cast<size_t>(past.page_begin[b] + page)], page_offset + within * stride,
-                 done, tokens);
-            done += tokens;
-        }
-    }
-}
-
 /// Rows of several tasks that train norms of their own: plain autograd, no kernel.
 at::Tensor rms_norm_per_token(const at::Tensor& x, const at::Tensor& gain, double eps) {
     POLYAD_CHECK(gain.size(0) == x.size(0));
@@ -249,8 +219,15 @@ at::Tensor rotary_attention(const at::Tensor& q_in, const at::Tensor& k_in, cons
     rotate(q, plan->heads, *plan, false);
     rotate(k, plan->heads_kv, *plan, false);
     if (past) {
-        append(k, *past, past->k_row, past->k_offset, *plan);
-        append(v, *past, past->v_row, past->v_offset, *plan);
+        const auto append = [&](const at::Tensor& fresh, const std::vector<void*>& row, int64_t page_offset) {
+            const kernels::CacheRows to{row.data(), past->page_tokens, past->page_begin.data(),
+                                        past->page.data(), page_offset};
+            kernels::ops().append(float_of(fresh.scalar_type()), fresh.data_ptr(),
+                                  {plan->query_begin.data(), plan->rows()}, to, past->length.data(),
+                                  plan->heads_kv * plan->head_dim);
+        };
+        append(k, past->k_row, past->k_offset);
+        append(v, past->v_row, past->v_offset);
     }
     AttentionCall call;
     for (void* p : past ? past->k_row : row_pointers(k, *plan)) call.k_row.push_back(p);

@@ -9,8 +9,8 @@
 
 #include "backbone/autograd_node.h"
 #include "backbone/frozen_gemm.h"
-#include "backbone/gate.h"
 #include "backbone/weights.h"
+#include "kernels/op_table.h"
 
 namespace polyad {
 namespace {
@@ -29,18 +29,34 @@ struct Update {
     at::Tensor a, b;  ///< compute dtype
     at::ScalarType a_dtype, b_dtype, gate_dtype = at::kFloat;
     std::vector<int32_t> group_of_row;
-    GateShape shape;
+    kernels::GateShape shape;
     std::vector<int64_t> gate_sizes;
     at::Tensor gate;  ///< float32
     double scale;
     at::Tensor input;  ///< defined when the update reads something other than x
     at::Tensor u;      ///< [N, ranks_in] float32
 
-    bool gated() const { return shape.kind != Gate::none; }
+    bool gated() const { return shape.kind != kernels::GateKind::none; }
 };
 
 void check(bool ok, const char* what) {
     if (!ok) fail(Code::invalid_argument, "low-rank update: ", what);
+}
+
+kernels::GateKind kernel_kind(Gate gate) {
+    switch (gate) {
+        case Gate::diagonal:
+            return kernels::GateKind::diagonal;
+        case Gate::full:
+            return kernels::GateKind::full;
+        case Gate::none:
+            break;
+    }
+    return kernels::GateKind::none;
+}
+
+kernels::Rows kernel_rows(const RowBegin& rows) {
+    return {rows.data(), static_cast<int32_t>(rows.size()) - 1};
 }
 
 Update prepare(const LowRank& raw, const at::Tensor& x, int64_t d_out, const RowBegin& rows) {
@@ -66,19 +82,19 @@ Update prepare(const LowRank& raw, const at::Tensor& x, int64_t d_out, const Row
               "input differs from x in shape or dtype");
         update.input = raw.input.detach().contiguous();
     }
-    GateShape& shape = update.shape;
-    shape.kind = raw.gate_kind;
+    kernels::GateShape& shape = update.shape;
+    shape.kind = kernel_kind(raw.gate_kind);
     shape.per_token = raw.gate_per_token;
     shape.ranks_in = raw.a.size(1);
     shape.ranks_out = raw.b.size(2);
-    if (shape.kind == Gate::none) {
+    if (raw.gate_kind == Gate::none) {
         check(shape.ranks_in == shape.ranks_out, "a and b have different ranks");
         return update;
     }
     check(raw.gate.dim() == 2 && raw.gate.size(0) == (shape.per_token ? x.size(0) : row_count),
           "gate has not one line per row (or token)");
     shape.width = raw.gate.size(1);
-    if (shape.kind == Gate::full) {
+    if (raw.gate_kind == Gate::full) {
         check(shape.width == shape.ranks_in * shape.ranks_out, "a full gate has R1 * R2 entries");
     } else {
         check(shape.ranks_in == shape.ranks_out, "a and b have different ranks");
@@ -93,12 +109,9 @@ Update prepare(const LowRank& raw, const at::Tensor& x, int64_t d_out, const Row
 at::Tensor gated(const Update& update, const RowBegin& rows, const at::Tensor& u) {
     if (!update.gated()) return u;
     at::Tensor v = at::empty({u.size(0), update.shape.ranks_out}, float_options());
-    apply_gate(update.shape, rows, update.gate.data_ptr<float>(), u.data_ptr<float>(), v.data_ptr<float>());
+    kernels::ops().gate(update.shape, kernel_rows(rows), update.gate.data_ptr<float>(), u.data_ptr<float>(),
+                        v.data_ptr<float>());
     return v;
-}
-
-kernels::Rows kernel_rows(const RowBegin& rows) {
-    return {rows.data(), static_cast<int32_t>(rows.size()) - 1};
 }
 
 void add_update(Update& update, const at::Tensor& x, const RowBegin& rows, at::Tensor& y) {
@@ -185,8 +198,9 @@ class AdaptedLinearNode final : public SavedNode {
         if (update.gated()) {
             du = at::empty({tokens, shape.ranks_in}, float_options());
             if (want_gate) dgate = at::zeros(update.gate.sizes(), float_options());
-            apply_gate_backward(shape, rows, update.gate.data_ptr<float>(), update.u.data_ptr<float>(),
-                                dv.data_ptr<float>(), du.data_ptr<float>(), float_or_null(dgate));
+            ops.gate_backward(shape, kernel_rows(rows), update.gate.data_ptr<float>(),
+                              update.u.data_ptr<float>(), dv.data_ptr<float>(), du.data_ptr<float>(),
+                              float_or_null(dgate));
         }
         ops.low_rank_down_backward(type, du.data_ptr<float>(), input.data_ptr(), update.a.data_ptr(),
                                    update.group_of_row.data(), kernel_rows(rows), input.size(1),

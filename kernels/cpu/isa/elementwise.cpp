@@ -223,4 +223,26 @@ void add(Float type, void* y, const void* x, int64_t n) {
     });
 }
 
+void append(Float type, const void* fresh, Rows rows, const CacheRows& to, const int32_t* past,
+            int64_t width) {
+    const int64_t element = type == Float::bf16 ? 2 : 4, bytes = width * element;
+    for (int32_t b = 0; b < rows.count; ++b) {
+        const int64_t count = rows.begin[b + 1] - rows.begin[b], length = past[b];
+        const char* from = static_cast<const char*>(fresh) + rows.begin[b] * bytes;
+        if (to.page_tokens == 0) {
+            std::memcpy(static_cast<char*>(to.row[b]) + length * bytes, from,
+                        static_cast<size_t>(count * bytes));
+            continue;
+        }
+        for (int64_t done = 0; done < count;) {
+            const int64_t at = length + done, within = at % to.page_tokens;
+            const int64_t tokens = least(count - done, to.page_tokens - within);
+            std::memcpy(static_cast<char*>(to.page[to.page_begin[b] + at / to.page_tokens]) +
+                            to.page_offset * element + within * bytes,
+                        from + done * bytes, static_cast<size_t>(tokens * bytes));
+            done += tokens;
+        }
+    }
+}
+
 }  // namespace polyad::kernels::POLYAD_ISA

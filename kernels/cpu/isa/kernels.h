@@ -33,6 +33,8 @@ void swiglu(Float type, const void* gate, const void* up, void* y, int64_t n);
 void swiglu_backward(Float type, const void* dy, const void* gate, const void* up, void* dgate, void* dup,
                      int64_t n);
 void add(Float type, void* y, const void* x, int64_t n);
+void append(Float type, const void* fresh, Rows rows, const CacheRows& to, const int32_t* past,
+            int64_t width);
 
 // attention.cpp, attention_backward.cpp
 void attention(const Attention& a, const void* q, void* o, float* lse);
@@ -65,6 +67,11 @@ void low_rank_up_backward(Float type, const void* dy, const float* v, const void
 void low_rank_down_backward(Float type, const float* du, const void* x, const void* a,
                             const int32_t* group_of_row, Rows rows, int64_t d_in, int64_t rank, void* dx,
                             float* da);
+
+// gate.cpp
+void gate(const GateShape& shape, Rows rows, const float* gate, const float* u, float* v);
+void gate_backward(const GateShape& shape, Rows rows, const float* gate, const float* u, const float* dv,
+                   float* du, float* dgate);
 
 // head.cpp
 void cross_entropy(float* logits, const int32_t* target, float eps, float* nll, int gradient, int64_t n,
