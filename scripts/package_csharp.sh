@@ -20,7 +20,7 @@ trap 'rm -rf "$work"' EXIT
 
 # ---- what is in it ---------------------------------------------------------------------------------------------------
 content=$work/content
-native=$content/runtimes/$rid/native
+native=$content/runtimes/$rid/native # names without version links: a package holds no links
 mkdir -p "$native" "$content/lib/netstandard2.0"
 cmake --install build/release --strip --prefix "$work/all" >/dev/null
 cmake --install build/release --strip --prefix "$work/all" --component csharp >/dev/null
@@ -52,6 +52,7 @@ rm -rf "$work/again.nupkg" "$work/all" "$content"
 packages=$work/packages # as ~/.nuget/packages is
 mkdir -p "$packages/polyad/$version"
 python3 -m zipfile -e "$package" "$packages/polyad/$version"
+rm -r "$packages/polyad/$version/_rels" "$packages/polyad/$version/[Content_Types].xml" # as NuGet does
 tests/packaging/csharp-consumer/run.sh "$packages" "$version" "$rid" "$source/.deps/site/dotnetcore2/bin/dotnet" \
     "$(realpath -m ../shared/fixtures/gguf/tiny_llama.gguf)"
 
