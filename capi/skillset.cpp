@@ -4,6 +4,7 @@
 #include "evaluation/routing_statistics.h"
 #include "io/bundle.h"
 #include "objects.h"
+#include "routing/derive.h"
 #include "routing/flat_parameters.h"
 #include "training/task_vectors.h"
 
@@ -88,6 +89,20 @@ polyad_status* polyad_skillset_add_task(polyad_skillset* skillset, const polyad_
     });
 }
 
+polyad_status* polyad_skillset_derive(const polyad_skillset* skillset, const char* options_text,
+                                      polyad_skillset** derived) {
+    return guarded([&] {
+        clear_out(derived, "derived");
+        const auto object = get(skillset);
+        const Json options = options_json(options_text, "options");
+        const Shared hold(object->use, "skillset");
+        auto made = std::make_shared<SkillsetObject>();
+        made->backbone = object->backbone;
+        object->backbone->context->compute->run([&] { made->skillset = derive(*object->skillset, options); });
+        *derived = wrap<polyad_skillset>(std::move(made));
+    });
+}
+
 polyad_status* polyad_skillset_task_weights(const polyad_skillset* skillset, const char* task, float* weights,
                                             size_t capacity, size_t* count) {
     return guarded([&] {
@@ -138,8 +153,7 @@ polyad_status* polyad_skillset_intuition(const polyad_skillset* skillset, const 
         const std::string given = required_string(input, "input");
         const Shared hold(object->use, "skillset");
         std::vector<float> all;
-        object->backbone->context->compute->run(
-            [&] { all = object->skillset->intuition_of(told, given); });
+        object->backbone->context->compute->run([&] { all = object->skillset->intuition_of(told, given); });
         std::copy_n(all.begin(), std::min(capacity, all.size()), scores);
         *count = all.size();
     });

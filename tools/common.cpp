@@ -3,6 +3,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <csignal>
 #include <cstdio>
@@ -50,6 +51,16 @@ int exit_code(int32_t code) {
             return interrupted;
         default:
             return unexpected;
+    }
+}
+
+void add_new_tasks(polyad_skillset* skills, const polyad_dataset* data, const std::string& start) {
+    const Json known = json_of(polyad_skillset_info, static_cast<const polyad_skillset*>(skills))["tasks"];
+    const Json wanted = json_of(polyad_dataset_info, data)["tasks"];
+    for (const Json& task : wanted) {
+        const auto same = [&](const Json& k) { return k["name"] == task["name"]; };
+        if (std::any_of(known.begin(), known.end(), same)) continue;
+        check(polyad_skillset_add_task(skills, data, task["name"].get<std::string>().c_str(), start.c_str()));
     }
 }
 

@@ -80,6 +80,9 @@ Json json_of(Call call, Args... args) {
     return Json::parse(text_of(call, args...));
 }
 
+/// Few-shot: tasks of the data that the bundle does not know get a row of their own. start: fresh, uniform.
+void add_new_tasks(polyad_skillset* skills, const polyad_dataset* data, const std::string& start);
+
 /// Options every command has.
 struct Common {
     std::string model, precision = "auto", weights = "auto";
@@ -121,6 +124,7 @@ void add_inspect(CLI::App& app, int& exit);
 void add_tasks(CLI::App& app, int& exit);
 void add_import(CLI::App& app, int& exit);
 void add_export(CLI::App& app, int& exit);
+void add_derive(CLI::App& app, int& exit);
 void add_report(CLI::App& app, int& exit);
 
 }  // namespace cli

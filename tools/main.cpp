@@ -14,6 +14,8 @@ int main(int argc, char** argv) {
         "  polyad inspect  words.polyad\n"
         "  polyad import   --model smollm2-135m.gguf peft-folder/ --out adapter.polyad\n"
         "  polyad export   --model smollm2-135m.gguf --bundle words.polyad --task antonym --out lora/\n"
+        "  polyad derive   --model smollm2-135m.gguf --bundle words.polyad --form squeeze --task antonym "
+        "--out one.polyad\n"
         "  polyad report   run/\n"};
     app.footer(
         "Exit codes: 0 done, 1 unexpected, 2 wrong options or configuration, 3 file missing or unreadable,\n"
@@ -31,6 +33,7 @@ int main(int argc, char** argv) {
     cli::add_tasks(app, exit);
     cli::add_import(app, exit);
     cli::add_export(app, exit);
+    cli::add_derive(app, exit);
     cli::add_report(app, exit);
     cli::watch_interrupt();
     polyad_log_set_sink(

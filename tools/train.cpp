@@ -55,19 +55,6 @@ struct Train {
         return c;
     }
 
-    /// Few-shot: tasks of the data that the loaded bundle does not know get a row of their own.
-    void add_new_tasks(polyad_skillset* skills, const polyad_dataset* data) const {
-        const Json known =
-            json_of(polyad_skillset_info, static_cast<const polyad_skillset*>(skills))["tasks"];
-        const Json wanted = json_of(polyad_dataset_info, data)["tasks"];
-        for (const Json& task : wanted) {
-            const auto same = [&](const Json& k) { return k["name"] == task["name"]; };
-            if (std::any_of(known.begin(), known.end(), same)) continue;
-            check(polyad_skillset_add_task(skills, data, task["name"].get<std::string>().c_str(),
-                                           start.c_str()));
-        }
-    }
-
     /// What a run folder keeps beside the bundle.
     void write_run(const RunFolder& folder, const polyad_backbone* model, const polyad_dataset* data,
                    const polyad_skillset* skills, const polyad_trainer* trainer) const;
@@ -105,11 +92,13 @@ int Train::run() {
     const context_ptr context = common.open_context();
     const backbone_ptr model = common.open_model(context.get());
     Json report, first_report;
-    Stage stage{tasks, out, checkpoint.empty() ? out + ".checkpoint" : checkpoint, "", Json(),
-                training_config(training), resume};
+    Stage stage{tasks, out,    checkpoint.empty() ? out + ".checkpoint" : checkpoint,
+                "",    Json(), training_config(training),
+                resume};
     std::vector<std::string> bundles = sources;
     if (!source_tasks.empty()) {
-        Stage first{source_tasks, source_bundle(), source_bundle() + ".checkpoint", "stage 1", Json(), Json(), false};
+        Stage first{source_tasks, source_bundle(), source_bundle() + ".checkpoint", "stage 1", Json(), Json(),
+                    false};
         first.method = method_config(source_config, method + "_source", true);
         first.training = training_config(source_training.empty() ? training : source_training);
         first.resume = resume && std::filesystem::exists(first.checkpoint);
@@ -118,7 +107,8 @@ int Train::run() {
             if (!common.quiet && !common.json)
                 std::fprintf(stderr, "stage 1 is done: %s\n", first.out.c_str());
         } else {
-            if (const int exit = run(first, context.get(), model.get(), first_report); exit != success) return exit;
+            if (const int exit = run(first, context.get(), model.get(), first_report); exit != success)
+                return exit;
         }
         // Stopped in stage 1, the second has no checkpoint to go on from.
         stage.resume = resume && std::filesystem::exists(stage.checkpoint);
@@ -143,10 +133,16 @@ int Train::run(const Stage& stage, polyad_context* context, polyad_backbone* mod
     const dataset_ptr data =
         make<dataset_ptr>(polyad_dataset_open, context, stage.tasks.c_str(), data_options.dump().c_str());
     const bool fresh = !stage.method.is_null();
-    const skillset_ptr skills =
+    skillset_ptr skills =
         fresh ? make<skillset_ptr>(polyad_skillset_create, model, data.get(), stage.method.dump().c_str())
               : make<skillset_ptr>(polyad_skillset_load, model, init.c_str());
-    if (!fresh) add_new_tasks(skills.get(), data.get());
+    if (!fresh) {
+        if (!config.empty()) {
+            const Json options{{"form", "copy"}, {"changes", json_argument(config, "method configuration")}};
+            skills = make<skillset_ptr>(polyad_skillset_derive, skills.get(), options.dump().c_str());
+        }
+        add_new_tasks(skills.get(), data.get(), start);
+    }
     const trainer_ptr trainer =
         make<trainer_ptr>(polyad_trainer_create, skills.get(), data.get(), stage.training.dump().c_str());
 
@@ -244,7 +240,8 @@ void add_train(CLI::App& app, int& exit) {
                     "As --training, of the first stage (default: the same)")
         ->needs("--source-tasks");
     sub->add_option("--config", train->config,
-                    "Method configuration: JSON text or file (docs/configuration.md)");
+                    "Method configuration: JSON text or file (docs/configuration.md); with --init, changes "
+                    "to the bundle's");
     sub->add_option("--training", train->training,
                     "Training configuration: JSON text or file (docs/configuration.md)");
     sub->add_option("--epochs", train->epochs, "Passes over the training rows");

@@ -12,6 +12,7 @@
 #include <map>
 
 #include "base/error.h"
+#include "io/bundle.h"
 #include "routing/route_table.h"
 #include "routing/task_moe.h"
 
@@ -197,6 +198,38 @@ std::shared_ptr<Skillset> for_few_shot(const Skillset& learned, int task, const 
           "exploration_route", "alternate_every", "random_experts"})
         changes[key] = nullptr;
     return start_from(learned, changes, {G::skills});
+}
+
+std::shared_ptr<Skillset> reconfigured(const Skillset& learned, const Json& changes) {
+    Bundle bundle = decode_bundle(Bytes::copy_of(learned.save_to_memory(), "the skillset"));
+    for (const auto& [key, value] : changes.items())
+        if (value.is_null())
+            bundle.config.erase(key);
+        else
+            bundle.config[key] = value;
+    try {
+        return Skillset::load(learned.backbone(), Bytes::copy_of(encode_bundle(bundle), "changes"));
+    } catch (const Error& e) {
+        // Its reader finds what does not fit, but no file is damaged here.
+        if (e.code() != Code::bad_format) throw;
+        throw Error(Code::invalid_config, text("changes: ", e.what()), e.detail());
+    }
+}
+
+std::shared_ptr<Skillset> derive(const Skillset& learned, const Json& options) {
+    ConfigReader reader(options, "derive");
+    const std::string form =
+        reader.choice("form", "copy", {"copy", "second_stage", "squeeze", "keep_moe_route", "avg"});
+    const std::string task = reader.string("task", "");
+    const Json changes = reader.object("changes");
+    reader.finish();
+    if (form == "squeeze" && task.empty()) reader.refuse("task", "squeeze keeps one task: name it");
+    if (form != "squeeze" && !task.empty()) reader.refuse("task", "only squeeze keeps one task alone");
+    const bool changeable = form == "copy" || form == "second_stage";
+    if (!changeable && !changes.empty()) reader.refuse("changes", "only copy and second_stage take them");
+    if (form == "copy") return reconfigured(learned, changes);
+    if (form == "second_stage") return second_stage(learned, changes);
+    return for_few_shot(learned, task.empty() ? 0 : learned.task_index(task), form);
 }
 
 }  // namespace polyad

@@ -125,7 +125,7 @@ std::unique_ptr<Method> make_moelora(const Json& config, const MethodContext& co
     options.combine = "products";
     options.noise = false;
     options.granularity = read_router_granularity(reader);
-    options.train = reader.choice("train", "all", {"all", "router", "uniform"});
+    options.train = reader.choice("train", "all", {"all", "router", "skills", "uniform"});
     options.init = read_skill_init(reader);
     reader.finish();
     if (options.rank % experts)

@@ -125,6 +125,26 @@ void add_poly(const Skillset& skillset, const Json& config, PeftAdapter& out) {
     }
 }
 
+/// One LoRA expert of a method that scales experts by token; its router has no form there.
+void add_expert(const Skillset& skillset, const Json& config, int64_t expert, PeftAdapter& out) {
+    const auto method = config.at("method").get<std::string>();
+    if (method != "xlora" && method != "molora")
+        fail(Code::invalid_argument, "export.expert: method '", method,
+             "' has no LoRA experts, xlora and molora have");
+    const auto experts = config.at("n_experts").get<int64_t>();
+    if (expert >= experts)
+        fail(Code::invalid_argument, "export.expert is ", expert, ", allowed: 0 to ", experts - 1);
+    out.rank = config.at("rank").get<int64_t>();
+    out.alpha = config.at("alpha").get<double>();
+    const Values values(skillset);
+    for (const Site& site : skillset.sites()) {
+        PeftModule module = module_of(site, out.rank);
+        module.a = stored(values.at(site.path + ".lora_a")[expert]);
+        module.b = stored(values.at(site.path + ".lora_b")[expert]);
+        out.modules.push_back(std::move(module));
+    }
+}
+
 const char* task_type(const BackboneInfo& info) {
     return info.encoder_only ? "FEATURE_EXTRACTION" : info.encoder_decoder ? "SEQ_2_SEQ_LM" : "CAUSAL_LM";
 }
@@ -135,12 +155,17 @@ PeftAdapter export_peft(const Skillset& skillset, int task, const Json& options)
     ConfigReader reader(options, "export");
     PeftAdapter out;
     out.base_model = reader.string("base_model", skillset.backbone()->info().name);
+    const int64_t expert = reader.integer("expert", -1, 0, int64_t{1} << 20);
+    if (expert >= 0 && task >= 0)
+        reader.refuse("expert", "an expert belongs to no task: give one of the two");
     reader.finish();
     out.config = {{"task_type", task_type(skillset.backbone()->info())}};
     at::NoGradGuard no_grad;
     const Json config = skillset.method().config();
     const std::string method = config.at("method").get<std::string>();
-    if (task < 0 && method == "lora")
+    if (expert >= 0)
+        add_expert(skillset, config, expert, out);
+    else if (task < 0 && method == "lora")
         add_lora(skillset, config, out);
     else if (task < 0 && (method == "poly" || method == "mhr"))
         add_poly(skillset, config, out);

@@ -84,7 +84,7 @@ PolyOptions PolyOptions::read(ConfigReader& reader, const char* name,
     options.tau = reader.number("tau", 1.0, 1e-3, 1e3);
     options.combine = reader.choice("combine", *combines.begin(), combines);
     options.granularity = read_router_granularity(reader);
-    options.train = reader.choice("train", "all", {"all", "router", "uniform"});
+    options.train = reader.choice("train", "all", {"all", "router", "skills", "uniform"});
     options.init = read_skill_init(reader);
     return options;
 }
@@ -231,13 +231,13 @@ std::unique_ptr<Adaptation> TaskRoutedMethod::adapt(const RouteInput& input) {
 }
 
 void TaskRoutedMethod::set_training(const std::string& what) {
-    if (what != "all" && what != "router" && what != "uniform")
+    if (what != "all" && what != "router" && what != "skills" && what != "uniform")
         fail(Code::invalid_config, options_.method, ".train: '", what,
-             "' is not known, allowed: all, router, uniform");
+             "' is not known, allowed: all, router, skills, uniform");
     options_.train = what;
     for (size_t i = 0; i < parameters_.size(); ++i) {
         const bool skill = parameters_[i].group == ParameterGroup::skills;
-        set_trainable(i, what == "all" || skill == (what == "uniform"));
+        set_trainable(i, what == "all" || skill == (what != "router"));
     }
     parameters_changed();
 }

@@ -13,11 +13,6 @@ const char* schedule_name(ScheduleKind kind) {
     return names[static_cast<int>(kind)];
 }
 
-const char* trainable_name(Trainable trainable) {
-    static constexpr const char* names[] = {"all", "router", "skills"};
-    return names[static_cast<int>(trainable)];
-}
-
 /// "<group>_<what>", except that the skills group is the plain key.
 struct GroupKey {
     ParameterGroup group;
@@ -86,10 +81,6 @@ TrainingConfig TrainingConfig::from_json(const Json& object) {
     out.early_stop_patience =
         static_cast<int>(read.integer("early_stop_patience", out.early_stop_patience, 0, 1 << 30));
     out.keep_best = read.boolean("keep_best", out.keep_best);
-    const std::string trainable = read.choice("trainable", "all", {"all", "router", "skills"});
-    out.trainable = trainable == "all"      ? Trainable::all
-                    : trainable == "router" ? Trainable::router
-                                            : Trainable::skills;
     out.checkpoint = read.string("checkpoint", "");
     out.checkpoint_every = read.integer("checkpoint_every", out.checkpoint_every, 0, many);
     out.threads = static_cast<int>(read.integer("threads", out.threads, 0, 1024));
@@ -120,7 +111,6 @@ Json TrainingConfig::to_json() const {
                 {"validation_examples", validation_examples},
                 {"early_stop_patience", early_stop_patience},
                 {"keep_best", keep_best},
-                {"trainable", trainable_name(trainable)},
                 {"checkpoint", checkpoint},
                 {"checkpoint_every", checkpoint_every},
                 {"threads", threads}};

@@ -12,13 +12,6 @@
 
 namespace polyad {
 
-/// Which of the skillset's trainable parameters move (few-shot modes, methods.md 8.6).
-enum class Trainable {
-    all,
-    router,  ///< routing only: logits, private weights, task vectors; skills stay
-    skills,  ///< skills only; the mixture stays
-};
-
 struct TrainingConfig {
     double epochs = 3.0;
     int64_t max_steps = 0;          ///< above 0: instead of epochs
@@ -37,10 +30,9 @@ struct TrainingConfig {
     int64_t validation_examples = 256;  ///< at most, dealt out evenly over the tasks; 0 = no validation
     int early_stop_patience = 0;        ///< validations without improvement before stopping; 0 = never
     bool keep_best = true;              ///< end with the weights of the best validation
-    Trainable trainable = Trainable::all;
-    std::string checkpoint;        ///< file written every checkpoint_every steps
-    int64_t checkpoint_every = 0;  ///< steps; 0 = never by itself
-    int threads = 0;               ///< workers of a step, for whoever runs it; 0 = the context's
+    std::string checkpoint;             ///< file written every checkpoint_every steps
+    int64_t checkpoint_every = 0;       ///< steps; 0 = never by itself
+    int threads = 0;                    ///< workers of a step, for whoever runs it; 0 = the context's
 
     /// Code::invalid_config names the key and what is allowed.
     static TrainingConfig from_json(const Json& object);

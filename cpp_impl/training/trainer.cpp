@@ -28,45 +28,6 @@ double seconds_since(Clock::time_point begin) {
     return std::chrono::duration<double>(Clock::now() - begin).count();
 }
 
-bool moves(const Parameter& parameter, Trainable trainable) {
-    if (!parameter.trainable || trainable == Trainable::all) return parameter.trainable;
-    const bool routes = parameter.group == ParameterGroup::router ||
-                        parameter.group == ParameterGroup::private_weights ||
-                        parameter.group == ParameterGroup::task_vectors;
-    return routes == (trainable == Trainable::router);
-}
-
-std::vector<Parameter> moving_parameters(Method& method, Trainable trainable) {
-    std::vector<Parameter> out;
-    for (const Parameter& parameter : method.parameters())
-        if (moves(parameter, trainable)) out.push_back(parameter);
-    if (out.empty())
-        fail(Code::invalid_config,
-             "training.trainable: this skillset has no parameters of that kind to train");
-    return out;
-}
-
-/// While it lives, autograd follows the parameters that move and no others.
-class GradientScope {
-  public:
-    GradientScope(Method& method, Trainable trainable) {
-        for (const Parameter& parameter : method.parameters())
-            if (parameter.value.requires_grad() && !moves(parameter, trainable)) {
-                parameter.value.set_requires_grad(false);
-                paused_.push_back(parameter.value);
-            }
-    }
-    ~GradientScope() {
-        for (const at::Tensor& value : paused_) value.set_requires_grad(true);
-    }
-    GradientScope(const GradientScope&) = delete;
-    GradientScope& operator=(const GradientScope&) = delete;
-
-  private:
-    at::AutoGradMode gradients_{true};
-    std::vector<at::Tensor> paused_;
-};
-
 /// A packed forward: batch, routing, and where its answers are predicted.
 struct Forward {
     Batch batch;
@@ -119,7 +80,7 @@ Trainer::Trainer(std::shared_ptr<Skillset> skillset, std::shared_ptr<const Datas
       config_(TrainingConfig::from_json(config)),
       data_(*skillset_, *dataset_),
       sampler_(dataset_->tasks(), Split::train, config_.sampling),
-      optimiser_(moving_parameters(skillset_->method(), config_.trainable), config_.optimiser),
+      optimiser_(skillset_->method().parameters(), config_.optimiser),
       noise_(config_.seed, noise_stream) {
     const auto rows_per_step = static_cast<double>(config_.batch_size) * config_.gradient_accumulation;
     const double steps_per_epoch = static_cast<double>(sampler_.epoch_size()) / rows_per_step;
@@ -222,7 +183,7 @@ double Trainer::accumulate(const Rows& rows, double answer_tokens_of_step, doubl
 }
 
 void Trainer::compute_step(Progress& next, int64_t& tokens) {
-    const GradientScope gradients(skillset_->method(), config_.trainable);
+    const at::AutoGradMode gradients(true);
     const Rows rows = draw_step();
     int64_t answer_tokens = 0;
     for (const TrainingRow& row : rows) {

@@ -61,7 +61,7 @@ expect "generate batch" 0 "2 rows in one batch" "$polyad" generate --model "$mod
 expect "unknown task" 4 "sideways" "$polyad" generate --model "$model" --bundle one.polyad --task sideways h
 sed 's/"up"/"left"/g; s/"down"/"right"/g' tasks.jsonl >new.jsonl
 expect "few-shot" 0 "saved four.polyad" "$polyad" train --model "$model" --precision fp32 --tasks new.jsonl --init one.polyad \
-    --training '{"trainable": "router"}' --max-steps 2 --out four.polyad
+    --config '{"train": "router"}' --max-steps 2 --out four.polyad
 expect "new task" 0 "" "$polyad" generate --model "$model" --bundle four.polyad --task left --max-tokens 4 h
 expect "export peft" 0 "wrote lora" "$polyad" export --model "$model" --bundle one.polyad --task up --out lora
 expect "import peft" 0 "method lora" "$polyad" import --model "$model" --precision fp32 --out five.polyad --prompt plain lora
@@ -85,6 +85,26 @@ rm five.sources.polyad
 expect "target task" 0 "" "$polyad" generate --model "$model" --bundle five.polyad --task left --max-tokens 4 h
 expect "no sources" 2 "stage 1" "$polyad" $pemt --out x.polyad
 expect "other sources" 2 "method 'cpoly'" "$polyad" $pemt --sources one.polyad --out x.polyad
+# Task-level MoE in two stages, an expert put out of use, a new task squeezed to plain weights and trained on.
+moe='{"expert_kind": "lora", "rank": 2, "router_hidden": 4, "task_vec_dim": 8}'
+expect "task moe" 0 "saved moe.polyad" "$polyad" train --model "$model" --precision fp32 --tasks tasks.jsonl --method task_moe \
+    --config "$moe" --prompt plain --max-steps 4 --batch-size 4 --out moe.polyad
+expect "second stage of task moe" 0 "task_moe" "$polyad" derive --model "$model" --bundle moe.polyad --form second_stage --out moe2.polyad
+expect "train second stage" 0 "saved moe3.polyad" "$polyad" train --model "$model" --precision fp32 --tasks tasks.jsonl --init moe2.polyad \
+    --max-steps 2 --batch-size 4 --out moe3.polyad
+expect "disable an expert" 0 "saved off.polyad" "$polyad" derive --model "$model" --bundle moe3.polyad --disable 0:1 --disable 1:2 --out off.polyad
+expect "disabled expert" 0 "disabled_experts" "$polyad" inspect off.polyad --json
+expect "squeeze" 0 "method lora, 1 tasks" "$polyad" derive --model "$model" --bundle moe3.polyad --form squeeze --task up --out plain.polyad
+expect "squeeze a new task" 0 "method lora, 1 tasks" "$polyad" derive --model "$model" --bundle moe3.polyad --tasks new.jsonl \
+    --form squeeze --task left --out left.polyad
+grep left new.jsonl >left.jsonl
+expect "train what was squeezed" 0 "saved left2.polyad" "$polyad" train --model "$model" --precision fp32 --tasks left.jsonl --init left.polyad \
+    --max-steps 2 --batch-size 4 --out left2.polyad
+expect "squeeze without a task" 2 "name it" "$polyad" derive --model "$model" --bundle moe.polyad --form squeeze --out x.polyad
+expect "token router" 0 "" "$polyad" train --model "$model" --precision fp32 --tasks tasks.jsonl --method molora --rank 2 --prompt plain \
+    --max-steps 1 --batch-size 4 --out molora.polyad
+expect "squeeze a token router" 5 "task alone" "$polyad" derive --model "$model" --bundle molora.polyad --form squeeze --task up --out x.polyad
+expect "disable nothing" 2 "LAYER:EXPERT" "$polyad" derive --model "$model" --bundle moe.polyad --disable 1 --out x.polyad
 head -c 1000 one.polyad >cut.polyad
 expect "damaged bundle" 4 "cut.polyad" "$polyad" generate --model "$model" --bundle cut.polyad --task up h
 

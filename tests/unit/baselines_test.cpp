@@ -11,6 +11,7 @@
 #include <cmath>
 
 #include "io/peft.h"
+#include "routing/peft_export.h"
 #include "routing/peft_skillset.h"
 #include "routing_fixture.h"
 #include "tiny_skillsets.h"
@@ -327,12 +328,7 @@ TEST(XLoraPeft, ExpertsAreTheAdapters) {
     BackboneOptions options;
     options.precision = Precision::fp32;
     const auto model = Backbone::open(shared / "fixtures/models/llama", options);
-    std::vector<at::Tensor> alone;
-    Json both = Json::array();
-    std::vector<std::string> modules;
-    for (const char* kind : {"lora", "rslora"}) {
-        const PeftAdapter adapter = open_peft(folder / kind);
-        const auto single = import_peft(model, adapter);
+    const auto hidden = [&](const Skillset& skills, const std::vector<float>& weights) {
         Batch rows;
         rows.tokens = {5, 6, 7, 8};
         rows.row_begin = {0, 4};
@@ -340,11 +336,19 @@ TEST(XLoraPeft, ExpertsAreTheAdapters) {
         RouteInput route;
         route.row_begin = rows.row_begin;
         route.prompt_length = rows.prompt_length;
+        route.weights = {weights};
         at::NoGradGuard no_grad;
-        const auto adaptation = single->method().adapt(route);
+        const auto adaptation = skills.method().adapt(route);
         ForwardOptions forward;
         forward.adaptation = adaptation.get();
-        alone.push_back(model->hidden(rows, forward));
+        return model->hidden(rows, forward);
+    };
+    std::vector<at::Tensor> alone;
+    Json both = Json::array();
+    std::vector<std::string> modules;
+    for (const char* kind : {"lora", "rslora"}) {
+        const PeftAdapter adapter = open_peft(folder / kind);
+        alone.push_back(hidden(*import_peft(model, adapter), {}));
         both.push_back((folder / kind).string());
         for (const PeftModule& module : adapter.modules) modules.push_back(module.path);
     }
@@ -356,20 +360,15 @@ TEST(XLoraPeft, ExpertsAreTheAdapters) {
     EXPECT_EQ(experts->config().at("use_trainable_adapters"), false);
     EXPECT_FALSE(experts->config().contains("adapters"));
     for (const size_t expert : {0u, 1u}) {
-        Batch rows;
-        rows.tokens = {5, 6, 7, 8};
-        rows.row_begin = {0, 4};
-        rows.prompt_length = {4};
-        RouteInput route;
-        route.row_begin = rows.row_begin;
-        route.prompt_length = rows.prompt_length;
-        route.weights = {{expert == 0 ? 1.0f : 0.0f, expert == 1 ? 1.0f : 0.0f}};
-        at::NoGradGuard no_grad;
-        const auto adaptation = experts->method().adapt(route);
-        ForwardOptions forward;
-        forward.adaptation = adaptation.get();
-        EXPECT_LT(largest_difference(model->hidden(rows, forward), alone[expert]), 1e-4);
+        const at::Tensor mixed = hidden(*experts, {expert == 0 ? 1.0f : 0.0f, expert == 1 ? 1.0f : 0.0f});
+        EXPECT_LT(largest_difference(mixed, alone[expert]), 1e-4);
+        // And out again, each as the LoRA it was.
+        const PeftAdapter out = export_peft(*experts, -1, {{"expert", expert}});
+        EXPECT_LT(largest_difference(hidden(*import_peft(model, out), {}), alone[expert]), 1e-4);
     }
+    EXPECT_REFUSED(export_peft(*experts, -1, {{"expert", 2}}), Code::invalid_argument, "0 to 1");
+    EXPECT_REFUSED(export_peft(*tiny::skillset(tiny::method("lora"), *tiny::dataset()), -1, {{"expert", 0}}),
+                   Code::invalid_argument, "no LoRA experts");
     const auto again = Skillset::load(model, Bytes::copy_of(experts->save_to_memory(), "xlora"));
     EXPECT_EQ(tiny::weights(*again), tiny::weights(*experts));
     EXPECT_REFUSED(

@@ -117,5 +117,36 @@ TEST(SecondStage, KeepsTheRouterAndStartsExpertsAgain) {
     EXPECT_REFUSED(second_stage(*tiny::skillset(tiny::method("poly"), *data)), Code::unsupported, "router");
 }
 
+TEST(Derive, ACopyKeepsTheTensorsUnderOtherRoutes) {
+    SKIP_WITHOUT_TINY_MODEL();
+    const auto skills = tiny::skillset(moe("lora"), *tiny::dataset());
+    tiny::shake(*skills, 5);
+    const auto copy = derive(*skills, {{"changes", {{"eval_route", "softmax"}, {"tau_min", 1.0}}}});
+    EXPECT_EQ(tiny::weights(*copy), tiny::weights(*skills));
+    EXPECT_EQ(copy->config().at("eval_route"), "softmax");
+    EXPECT_NE(copy->method().task_weights(0), skills->method().task_weights(0));
+    EXPECT_REFUSED(derive(*skills, {{"changes", {{"rank", 8}}}}), Code::invalid_config, "lora_a");
+    EXPECT_REFUSED(derive(*skills, {{"changes", {{"rnk", 8}}}}), Code::invalid_config, "rnk");
+    EXPECT_REFUSED(derive(*skills, {{"form", "press"}}), Code::invalid_config, "squeeze");
+    EXPECT_REFUSED(derive(*skills, {{"form", "squeeze"}}), Code::invalid_config, "task");
+    EXPECT_REFUSED(derive(*skills, {{"form", "squeeze"}, {"task", "sideways"}}), Code::unknown_task, "'up'");
+    EXPECT_REFUSED(derive(*skills, {{"form", "avg"}, {"changes", {{"tau", 2}}}}), Code::invalid_config,
+                   "changes");
+}
+
+TEST(Derive, ADisabledExpertIsOnNoRoute) {
+    SKIP_WITHOUT_TINY_MODEL();
+    const auto skills = tiny::skillset(moe("lora", {{"select", "softmax"}}), *tiny::dataset());
+    tiny::shake(*skills, 6);
+    Json off = Json::array();
+    for (int layer = 0; layer < skills->backbone()->info().layers; ++layer) off.push_back({layer, 1});
+    const auto without = derive(*skills, {{"changes", {{"disabled_experts", off}}}});
+    EXPECT_GT(skills->method().task_weights(0)[1], 0.01f);
+    EXPECT_EQ(without->method().task_weights(0)[1], 0.0f);
+    EXPECT_NE(answer(without, 0), answer(skills, 0));
+    EXPECT_REFUSED(derive(*skills, {{"changes", {{"disabled_experts", {{0, 3}}}}}}), Code::invalid_config,
+                   "disabled_experts");
+}
+
 }  // namespace
 }  // namespace polyad

@@ -233,13 +233,22 @@ POLYAD_API POLYAD_MUST_USE polyad_status *polyad_skillset_info(const polyad_skil
 /* Adds `task` of `dataset` for few-shot training. start: "fresh" (as initialised) | "uniform" (the even mix). Since 0.1. */
 POLYAD_API POLYAD_MUST_USE polyad_status *polyad_skillset_add_task(polyad_skillset *skillset, const polyad_dataset *dataset,
                                                                    const char *task, const char *start);
+/* A new skillset from parts of a trained one, which stays as it is. options: {"form", "task", "changes"}. form:
+ * "copy": the same tensors under a changed configuration ("changes": {"disabled_experts": [[0, 2]], "eval_route": ...});
+ * "squeeze": one "task" as plain weights, a LoRA or (layer copies) the chosen copy of every layer; further training starts from it;
+ * of Task-level MoE also "second_stage" (router and task vectors stay and freeze, experts start again; "changes" go over that),
+ * "keep_moe_route" (the router freezes, experts go on) and "avg" (all experts at equal weight, no router).
+ * Errors: INVALID_CONFIG (key, form, or the tensor a change would reshape), UNKNOWN_TASK, UNSUPPORTED (a method that has no such form). Since 0.1. */
+POLYAD_API POLYAD_MUST_USE polyad_status *polyad_skillset_derive(const polyad_skillset *skillset, const char *options_json,
+                                                                 polyad_skillset **derived);
 /* Skill weights of a task in use, averaged over sites. Writes up to `capacity`, sets *count. Errors: UNKNOWN_TASK. Since 0.1. */
 POLYAD_API POLYAD_MUST_USE polyad_status *polyad_skillset_task_weights(const polyad_skillset *skillset, const char *task, float *weights,
                                                                        size_t capacity, size_t *count);
 /* What the router has learned, as JSON: load per skill, dead skills, usage, entropy, discreteness and sparsity, overall, per layer
  * and per group of layers; weights of every task, their distances and the average-linkage tree; parameters active in one mixture.
  * Methods routed by task are read from their tables and `dataset` may be NULL; others run rows of it. options: {"split": "test",
- * "max_examples_per_task": 16, "batch_size", "groups", "examples", "dead_below", "collapsed_below", "tasks"}. A collapse is also
+ * "max_examples_per_task": 16, "batch_size", "groups", "examples", "dead_below", "collapsed_below", "tasks",
+ * "features": {feature: {task: number}} to correlate the route table with}. A collapse is also
  * logged as a warning. Errors: INVALID_ARGUMENT (rows are needed), BAD_DATA (an empty split), UNKNOWN_TASK, INVALID_CONFIG. Since 0.1. */
 POLYAD_API POLYAD_MUST_USE polyad_status *polyad_skillset_routing(const polyad_skillset *skillset, const polyad_dataset *dataset,
                                                                   const char *options_json, polyad_text **json);
@@ -283,7 +292,7 @@ POLYAD_API POLYAD_MUST_USE polyad_status *polyad_skillset_import_peft_set(polyad
                                                                           polyad_skillset **skillset);
 /* Writes a PEFT folder. With a task: that task as plain LoRA, exactly, for every method whose mixture depends on the task alone.
  * task NULL: the whole skillset as PEFT's own kind (method lora; poly and mhr that mix factors).
- * options: {"base_model": what base_model_name_or_path says}. Errors: UNKNOWN_TASK, INVALID_ARGUMENT (a task is needed),
+ * options: {"base_model": what base_model_name_or_path says, "expert": one expert of X-LoRA or MoLoRA}. Errors: UNKNOWN_TASK, INVALID_ARGUMENT (a task is needed),
  * UNSUPPORTED (no exact plain LoRA), NUMERIC_ERROR (NaN), IO_ERROR. Since 0.1. */
 POLYAD_API POLYAD_MUST_USE polyad_status *polyad_skillset_export_peft(const polyad_skillset *skillset, const char *task,
                                                                       const char *path, const char *options_json);

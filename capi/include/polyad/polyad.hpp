@@ -155,6 +155,12 @@ class Skillset : public Handle<polyad_skillset, polyad_skillset_retain, polyad_s
                                               options_json.c_str(), &out.handle_));
         return out;
     }
+    /// A new skillset from parts of this one (polyad_skillset_derive).
+    Skillset derive(const std::string& options_json) const {
+        Skillset out;
+        check(polyad_skillset_derive(handle_, options_json.c_str(), &out.handle_));
+        return out;
+    }
     void save(const std::string& path) const { check(polyad_skillset_save(handle_, path.c_str())); }
     /// `task` null: the whole skillset.
     void export_peft(const char* task, const std::string& path, const std::string& options_json = {}) const {

@@ -41,7 +41,7 @@ public abstract class PolyFamily<B extends PolyFamily<B>> extends MethodConfig.B
         return set("router_granularity", granularity);
     }
 
-    /** What training moves: {@code all}, {@code router}, {@code uniform}. */
+    /** What training moves: {@code all}, {@code router}, {@code skills}, {@code uniform} (skills under an even mix). */
     public B train(String what) {
         return set("train", what);
     }

@@ -199,6 +199,17 @@ public final class Skillset extends NativeObject {
         return info().get("tasks").asList().stream().map(t -> t.get("name").asString()).toList();
     }
 
+    /**
+     * A new skillset from parts of this one, which stays as it is.
+     *
+     * @param options "form" ("copy", "squeeze", "second_stage", "keep_moe_route", "avg"), "task", "changes"
+     * @throws PolyadException INVALID_CONFIG, UNKNOWN_TASK, UNSUPPORTED (a method that has no such form)
+     */
+    public Skillset derive(java.util.Map<String, ?> options) {
+        String json = Json.of(options).toString();
+        return new Skillset(this.<Long>work(s -> open(out -> Native.polyad_skillset_derive(s, json, out))));
+    }
+
     /** How a task that is added starts. */
     public enum Start {
         /** As a new skillset's tasks do. */

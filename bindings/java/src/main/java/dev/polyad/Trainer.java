@@ -119,11 +119,6 @@ public final class Trainer extends Stepper {
             return set("keep_best", on);
         }
 
-        /** Which parameters move: {@code all}, {@code router}, {@code skills}. */
-        public Builder trainable(String what) {
-            return set("trainable", what);
-        }
-
         /** A file written atomically every so many steps, from which {@link Trainer#resume} goes on. */
         public Builder checkpoint(Path file, long everySteps) {
             return set("checkpoint", file.toString()).set("checkpoint_every", everySteps);
