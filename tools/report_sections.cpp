@@ -83,8 +83,10 @@ std::string score_cells(const ScorePair& exact, const ScorePair& rouge, bool has
     if (has_base && has_skills) {
         const double gain = rouge.skills - rouge.base;
         out << "<td data-value=\"" << number(std::isfinite(gain) ? gain : -1000, 8) << "\" class=\""
-            << (gain < 0 ? "down" : "up") << "\">" << (gain > 0 ? "+" : "") << percent_or_dash(gain)
-            << "</td>";
+            << (gain < 0   ? "down"
+                : gain > 0 ? "up"
+                           : "muted")
+            << "\">" << (gain > 0 ? "+" : "") << percent_or_dash(gain) << "</td>";
         const double from = std::clamp(rouge.base, 0.0, 100.0), to = std::clamp(rouge.skills, 0.0, 100.0);
         out << "<td data-value=\"" << number(std::isfinite(gain) ? gain : -1000, 8)
             << "\"><span class=\"track\">";
@@ -204,11 +206,14 @@ std::string card(const std::string& title, const std::string& note, const Json& 
     for (const Json& example : examples) {
         const std::string input = example.is_string() ? example.get<std::string>() : word(example, "input");
         const std::string text = input.empty() ? word(example, "prompt") : input;
-        out << "<li>" << escape(text);
+        out << "<li><span class=\"clip\" title=\"" << escape(text) << "\">" << escape(text) << "</span>";
         const std::string task = word(example, "task");
-        const double share = real(example, "share");
-        if (!task.empty() || std::isfinite(share))
-            out << "<em>" << escape(task) << (std::isfinite(share) ? ", " + fixed(100 * share, 0) + " %" : "")
+        const double share = real(example, "share"), score = real(example, "score");
+        const std::string strength = std::isfinite(share)   ? fixed(100 * share, 0) + " %"
+                                     : std::isfinite(score) ? fixed(score, 2)
+                                                            : "";
+        if (!task.empty() || !strength.empty())
+            out << "<em>" << escape(task) << (task.empty() || strength.empty() ? "" : ", ") << strength
                 << "</em>";
         out << "</li>";
     }
@@ -418,7 +423,9 @@ std::string sources_section(const RunData& run) {
     std::ostringstream out;
     out << "<section><h2>What each target takes from the sources</h2><p class=\"note\">Gate per source, "
            "averaged over "
-           "layers; the largest first.</p><div class=\"cards\">";
+           "layers; the largest first. With "
+        << names.size() << " sources an even mix gives each "
+        << fixed(1.0 / static_cast<double>(names.size()), 3) << ".</p><div class=\"cards wide\">";
     for (const Json& task : part(run.routing, "tasks")) {
         const std::vector<double> weights = reals(part(task, "weights"));
         std::vector<size_t> order;
@@ -441,15 +448,34 @@ std::string sources_section(const RunData& run) {
 std::string examples_section(const RunData& run) {
     std::ostringstream out;
     if (const Json& clusters = part(run.routing, "clusters"); clusters.is_array() && !clusters.empty()) {
-        out << "<section><h2>Clusters of instances</h2><p class=\"note\">Prompts nearest to each "
-               "centre.</p><div "
-               "class=\"cards\">";
+        out << "<section><h2>Clusters of instances</h2><p class=\"note\">What the prompts are about, as the "
+               "sentence "
+               "encoder sees it: each cluster speaks for the expert of its number. Prompts nearest to the "
+               "centre, "
+               "with the cosine between them.</p><div class=\"cards\">";
+        std::string empty;
         for (size_t k = 0; k < clusters.size(); ++k) {
-            const double size = real(clusters[k], "rows");
-            out << card("cluster " + std::to_string(k + 1), std::isfinite(size) ? amount(size) + " rows" : "",
-                        part(clusters[k], "examples"));
+            const double rows = real(clusters[k], "rows");
+            if (rows == 0) {
+                empty += (empty.empty() ? "" : ", ") + std::to_string(k + 1);
+                continue;
+            }
+            std::vector<std::pair<double, std::string>> tasks;
+            for (const auto& [name, count] : part(clusters[k], "tasks").items())
+                tasks.emplace_back(count.is_number() ? count.get<double>() : 0, name);
+            std::stable_sort(tasks.begin(), tasks.end(),
+                             [](const auto& a, const auto& b) { return a.first > b.first; });
+            std::string note = std::isfinite(rows) ? amount(rows) + (rows == 1 ? " row" : " rows") : "";
+            for (size_t t = 0; t < std::min<size_t>(tasks.size(), 2); ++t)
+                note += (t ? ", " : ": ") + amount(tasks[t].first) + " of " + tasks[t].second;
+            if (tasks.size() > 2) note += ", " + std::to_string(tasks.size() - 2) + " more tasks";
+            out << card("cluster " + std::to_string(k + 1), note, part(clusters[k], "examples"));
         }
-        out << "</div></section>";
+        out << "</div>";
+        if (!empty.empty())
+            out << "<p class=\"note\" style=\"margin-top:12px\">No row of this split is nearest to: " << empty
+                << ".</p>";
+        out << "</section>";
     }
     const Json& skills = part(run.routing, "skill_examples");
     const std::vector<std::string> names = skill_names(run);

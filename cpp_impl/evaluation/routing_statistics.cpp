@@ -13,9 +13,11 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "data/prompt.h"
+#include "evaluation/feature_correlation.h"
 #include "evaluation/linkage.h"
 #include "evaluation/routing_sums.h"
 #include "routing/clusters.h"
+#include "routing/route_table.h"
 
 namespace polyad {
 namespace {
@@ -34,6 +36,7 @@ struct ExampleShare {
     size_t subject = 0;
     const Example* example = nullptr;
     std::vector<double> share;
+    std::vector<float> intuition;  ///< scores against the clusters of instructions; empty = none
 };
 
 std::vector<Subject> subjects_of(const Skillset& skillset, const Dataset* dataset, bool from_tables,
@@ -168,7 +171,10 @@ class RowRun {
         }
         rows.begins = {batch.row_begin, batch.source_begin, with_prefix, source_with_prefix};
         const std::vector<std::vector<double>> shares = sums.add(trace, rows);
-        for (size_t b = 0; b < encoded_.size(); ++b) examples[first + b].share = shares[b];
+        for (size_t b = 0; b < encoded_.size(); ++b) {
+            examples[first + b].share = shares[b];
+            examples[first + b].intuition = std::move(intuition_[b]);
+        }
         encoded_.clear();
         tables_.clear();
         intuition_.clear();
@@ -182,29 +188,61 @@ class RowRun {
     std::vector<std::vector<float>> intuition_;
 };
 
+/// The `count` rows with the largest `value`.
+template <class Value>
+Json best_rows(const std::vector<ExampleShare>& rows, const std::vector<Subject>& subjects, int count,
+               const Value& value) {
+    std::vector<const ExampleShare*> order;
+    for (const ExampleShare& row : rows) order.push_back(&row);
+    std::stable_sort(order.begin(), order.end(),
+                     [&](const ExampleShare* a, const ExampleShare* b) { return value(*a) > value(*b); });
+    order.resize(std::min(order.size(), static_cast<size_t>(count)));
+    Json out = Json::array();
+    for (const ExampleShare* row : order) {
+        std::string input = row->example->input.substr(0, longest_example);
+        while (!input.empty() && input.size() < row->example->input.size() &&
+               (static_cast<unsigned char>(row->example->input[input.size()]) & 0xC0) == 0x80)
+            input.pop_back();  // whole characters only
+        out.push_back({{"task", subjects[row->subject].name},
+                       {"id", row->example->id},
+                       {"input", std::move(input)},
+                       {"share", value(*row)}});
+    }
+    return out;
+}
+
 Json examples_of(const std::vector<ExampleShare>& rows, const std::vector<Subject>& subjects, int64_t skills,
                  int count) {
     Json out = Json::array();
-    for (int64_t j = 0; j < skills; ++j) {
-        std::vector<const ExampleShare*> order;
-        for (const ExampleShare& row : rows) order.push_back(&row);
-        const auto by_share = [j](const ExampleShare* a, const ExampleShare* b) {
-            return a->share[static_cast<size_t>(j)] > b->share[static_cast<size_t>(j)];
-        };
-        std::stable_sort(order.begin(), order.end(), by_share);
-        order.resize(std::min(order.size(), static_cast<size_t>(count)));
-        Json entries = Json::array();
-        for (const ExampleShare* row : order) {
-            std::string input = row->example->input.substr(0, longest_example);
-            while (!input.empty() && input.size() < row->example->input.size() &&
-                   (static_cast<unsigned char>(row->example->input[input.size()]) & 0xC0) == 0x80)
-                input.pop_back();  // whole characters only
-            entries.push_back({{"task", subjects[row->subject].name},
-                               {"id", row->example->id},
-                               {"input", std::move(input)},
-                               {"share", row->share[static_cast<size_t>(j)]}});
+    for (int64_t j = 0; j < skills; ++j)
+        out.push_back(
+            {{"skill", j}, {"examples", best_rows(rows, subjects, count, [j](const ExampleShare& row) {
+                                return row.share[static_cast<size_t>(j)];
+                            })}});
+    return out;
+}
+
+/// The clusters of an intuition: which rows are nearest to each centre, of which tasks.
+Json clusters_of(const std::vector<ExampleShare>& rows, const std::vector<Subject>& subjects, int count) {
+    Json out = Json::array();
+    const size_t clusters = rows.empty() ? 0 : rows[0].intuition.size();
+    for (size_t k = 0; k < clusters; ++k) {
+        std::vector<ExampleShare> members;
+        std::map<std::string, int64_t> tasks;
+        for (const ExampleShare& row : rows) {
+            const auto nearest = std::max_element(row.intuition.begin(), row.intuition.end());
+            if (static_cast<size_t>(nearest - row.intuition.begin()) != k) continue;
+            members.push_back(row);
+            ++tasks[subjects[row.subject].name];
         }
-        out.push_back({{"skill", j}, {"examples", std::move(entries)}});
+        Json examples = best_rows(members, subjects, count, [k](const ExampleShare& row) {
+            return static_cast<double>(row.intuition[k]);
+        });
+        for (Json& example : examples) {
+            example["score"] = example.at("share");
+            example.erase("share");
+        }
+        out.push_back({{"rows", members.size()}, {"tasks", tasks}, {"examples", std::move(examples)}});
     }
     return out;
 }
@@ -220,6 +258,48 @@ void add_tree(Json& out, const RoutingSums& sums, int tasks) {
         out["linkage"].push_back(
             {{"left", merge.left}, {"right", merge.right}, {"height", merge.height}, {"size", merge.size}});
     out["order"] = leaf_order(merges, tasks);
+}
+
+/// Correlation of every column of the route table with each feature.
+Json correlations(const Skillset& skillset, const std::vector<Subject>& subjects, const Json& features) {
+    const RouteTable table =
+        route_table(skillset.method(), skillset.sites(), static_cast<int>(skillset.tasks().size()));
+    const at::Tensor weights = table.weights.to(at::kDouble).contiguous();
+    const auto columns = static_cast<size_t>(weights.size(1));
+    std::vector<double> routes, values;
+    for (const Subject& subject : subjects) {
+        const double* row =
+            weights.const_data_ptr<double>() + static_cast<size_t>(subject.table_index) * columns;
+        routes.insert(routes.end(), row, row + columns);
+        for (const auto& [name, of_task] : features.items())
+            values.push_back(of_task.value(subject.name, 0.0));
+    }
+    const std::vector<double> found =
+        feature_correlation(routes, values, static_cast<int64_t>(subjects.size()));
+    Json out = Json::array();
+    for (const auto& [name, of_task] : features.items()) {
+        Json layers = Json::array();
+        for (size_t l = 0; l < table.layers.size(); ++l) {
+            Json row = Json::array();
+            for (int64_t j = 0; j < table.skills; ++j) {
+                const size_t column = l * static_cast<size_t>(table.skills) + static_cast<size_t>(j);
+                const double value = found[column * features.size() + out.size()];
+                row.push_back(std::isfinite(value) ? Json(value) : Json());
+            }
+            layers.push_back({{"layer", table.layers[l]}, {"correlation", std::move(row)}});
+        }
+        out.push_back({{"name", name}, {"layers", std::move(layers)}});
+    }
+    return out;
+}
+
+void check_features(ConfigReader& read, const Json& features) {
+    for (const auto& [name, of_task] : features.items()) {
+        if (!of_task.is_object()) read.refuse("features", text("'", name, "' needs {task: number}"));
+        for (const auto& [task, value] : of_task.items())
+            if (!value.is_number())
+                read.refuse("features", text("'", name, "' of task '", task, "' is no number"));
+    }
 }
 
 Json collapse_reasons(const Json& overall, int64_t skills, double below) {
@@ -260,6 +340,8 @@ Json statistics(const Skillset& skillset, const Dataset* dataset, const RoutingO
         out["tokens"] = run.tokens;
         if (sums.skills() > 0)
             out["skill_examples"] = examples_of(run.examples, subjects, sums.skills(), options.examples);
+        if (Json clusters = clusters_of(run.examples, subjects, options.examples); !clusters.empty())
+            out["clusters"] = std::move(clusters);
     }
     out["skills"] = sums.skills();
     out["sites"] = sums.sites();
@@ -280,6 +362,14 @@ Json statistics(const Skillset& skillset, const Dataset* dataset, const RoutingO
         out["tasks"].push_back(std::move(entry));
     }
     add_tree(out, sums, static_cast<int>(subjects.size()));
+    if (!options.features.empty()) {
+        if (!from_tables)
+            fail(Code::unsupported, "routing.features: method '", config.at("method").get<std::string>(),
+                 "' does not route by task, so there is no table to compare with them");
+        for (const auto& [name, of_task] : options.features.items())
+            for (const auto& [task, value] : of_task.items()) skillset.task_index(task);
+        out["features"] = correlations(skillset, subjects, options.features);
+    }
     out["collapsed"] = collapse_reasons(out["overall"], sums.skills(), options.collapsed_below);
     out["thresholds"] = {{"dead_below", options.dead_below}, {"collapsed_below", options.collapsed_below}};
     return out;
@@ -299,6 +389,8 @@ RoutingOptions RoutingOptions::from_json(const Json& object) {
     out.dead_below = read.number("dead_below", out.dead_below, 0.0, 1.0);
     out.collapsed_below = read.number("collapsed_below", out.collapsed_below, 0.0, 1.0);
     out.tasks = read.strings("tasks", {});
+    out.features = read.object("features");
+    check_features(read, out.features);
     read.finish();
     return out;
 }

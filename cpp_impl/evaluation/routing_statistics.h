@@ -28,8 +28,10 @@ struct RoutingOptions {
     /// Routing has collapsed when usage is below this, or when half of the skills are dead.
     double collapsed_below = 0.5;
     std::vector<std::string> tasks;  ///< only these; empty = all
+    Json features =
+        Json::object();  ///< what people know of the tasks: {feature: {task: number}}, 0 where not said
     /// {"split", "max_examples_per_task", "batch_size", "groups", "examples", "dead_below",
-    /// "collapsed_below", "tasks"}
+    /// "collapsed_below", "tasks", "features"}
     static RoutingOptions from_json(const Json& object);
 };
 
@@ -41,7 +43,10 @@ constexpr int largest_task_tree = 512;
 ///  [tasks][skills], S...}], "layers": [{"layer", S...}], "tasks": [{"name", "category", "weights", "shares",
 ///  "entropy"}], "distance" [tasks][tasks], "linkage": [{"left", "right", "height", "size"}], "order",
 ///  "skill_examples": [{"skill", "examples": [{"task", "id", "input", "share"}]}] (rows only),
-///  "collapsed": [reasons], "thresholds"}
+///  "clusters": [{"rows", "tasks": {name: rows}, "examples": [{"task", "id", "input", "score"}]}] (of an
+///  intuition), "features": [{"name", "layers": [{"layer", "correlation" [skills]}]}] (Pearson's, over the
+///  tasks, of a feature with every column of the route table; null where a column does not vary; methods
+///  routed by task only), "collapsed": [reasons], "thresholds"}
 /// where S is "load" (mean share per skill), "dead" (skills), "usage" (entropy of the load over ln skills: 1
 /// = all alike), "entropy" (mean of the mixtures' own, over ln skills: 0 = one skill each), "discreteness"
 /// and "sparsity" (Polytropon's equations 8 and 9, arXiv 2202.13914, of the gates where a method has gates of

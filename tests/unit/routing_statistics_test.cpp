@@ -64,6 +64,36 @@ TEST(RoutingStatistics, ReadsTablesByHand) {
     }
 }
 
+TEST(RoutingStatistics, ComparesRoutesWithWhatPeopleKnow) {
+    SKIP_WITHOUT_TINY_MODEL();
+    const auto skills = poly_with_one_table(3);
+    const float on = 40.0f, off = -40.0f;
+    set_table(*skills, {on, off, off, on, on, off});  // down uses skill 0; up uses 0 and 1
+    const auto with = [](const Json& features) {
+        return RoutingOptions::from_json({{"features", features}});
+    };
+    const Json s = routing_statistics(*skills, nullptr, with({{"goes up", {{"up", 1}}}}));
+    ASSERT_EQ(s["features"].size(), 1u);
+    EXPECT_EQ(s["features"][0]["name"], "goes up");
+    for (const Json& layer : s["features"][0]["layers"]) {
+        EXPECT_NEAR(layer["correlation"][0].get<double>(), -1.0, 1e-9);
+        EXPECT_NEAR(layer["correlation"][1].get<double>(), 1.0, 1e-9);
+    }
+    EXPECT_FALSE(routing_statistics(*skills, nullptr).contains("features"));
+    EXPECT_REFUSED(routing_statistics(*skills, nullptr, with({{"x", {{"sideways", 1}}}})), Code::unknown_task,
+                   "'up'");
+    EXPECT_REFUSED(with({{"x", 3}}), Code::invalid_config, "{task: number}");
+    EXPECT_REFUSED(with({{"x", {{"up", "yes"}}}}), Code::invalid_config, "no number");
+    const auto molora = tiny::skillset(tiny::method("molora"), *tiny::dataset());
+    EXPECT_REFUSED(
+        routing_statistics(*molora, tiny::dataset().get(),
+                           [] {
+                               Json options = {{"features", {{"x", {{"up", 1}}}}}, {"split", "train"}};
+                               return RoutingOptions::from_json(options);
+                           }()),
+        Code::unsupported, "does not route by task");
+}
+
 TEST(RoutingStatistics, GateMeasuresAreThoseOfTheTable) {
     SKIP_WITHOUT_TINY_MODEL();
     const auto skills = poly_with_one_table(3);
@@ -106,7 +136,8 @@ TEST(RoutingStatistics, CPolyCountsPrivateSkillsAndWhatIsActive) {
     EXPECT_NEAR(s["tasks"][0]["weights"][2].get<double>(), 1.0, 1e-6);
     EXPECT_NEAR(s["tasks"][0]["weights"][3].get<double>(), 0.0, 1e-6);
     EXPECT_TRUE(s["overall"]["dead"].empty()) << "a private skill is used by its task";
-    EXPECT_LT(s["distance"][0][1].get<double>(), 1e-3) << "common skills start alike; private ones do not count";
+    EXPECT_LT(s["distance"][0][1].get<double>(), 1e-3)
+        << "common skills start alike; private ones do not count";
     double expected = 0.0;
     for (const Site& site : skills->sites())
         expected += 3.0 * 4.0 * static_cast<double>(site.d_in + site.d_out) + 2.0;  // rank 4; one table row
