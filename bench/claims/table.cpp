@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "table.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <fstream>
 #include <iterator>
 #include <map>
+#include <set>
 #include <sstream>
 #include <stdexcept>
 
@@ -70,6 +72,30 @@ Mean gains(const std::vector<const Json*>& cells, const std::vector<const Json*>
     return out;
 }
 
+/// The sources each few-shot target leans on most.
+std::string source_table(const std::vector<Json>& cells) {
+    std::ostringstream out;
+    for (const Json& cell : cells) {
+        const Json::json_pointer at("/few_shot/sources");
+        if (cell.contains("error") || !cell.contains(at)) continue;
+        out << "\n### What the targets of " << cell.at("name").get<std::string>() << " lean on (seed "
+            << cell.at("seed") << ")\n\n| target | sources with the largest gates |\n|---|---|\n";
+        for (const auto& [target, weights] : cell.at(at).items()) {
+            std::vector<std::pair<double, std::string>> order;
+            for (const auto& [source, weight] : weights.items())
+                order.emplace_back(-weight.get<double>(), source);
+            std::sort(order.begin(), order.end());
+            out << "| " << target << " |";
+            for (size_t i = 0; i < std::min<size_t>(order.size(), 3); ++i)
+                out << (i ? ", " : " ") << order[i].second << " " << fixed(-order[i].first, 3);
+            out << " |\n";
+        }
+        out << "\nAn even mix would be " << fixed(1.0 / static_cast<double>(cell.at(at).front().size()), 3)
+            << ".\n";
+    }
+    return out.str();
+}
+
 }  // namespace
 
 std::string tables(const Results& results) {
@@ -87,10 +113,14 @@ std::string tables(const Results& results) {
             << " tokens; few-shot: " << s.at("shots") << " shots, " << s.at("few_shot_steps") << " steps of "
             << s.at("few_shot_batch")
             << " rows, every parameter moves. Scores are means over tasks, in percent.\n";
-        if (results.machine.is_object())
-            out << "Machine: " << results.machine.value("cpu", std::string("?")) << ", "
-                << results.machine.value("threads", 0) << " threads; model "
-                << results.machine.value("model", std::string("?")) << ".\n";
+        std::set<std::string> machines;
+        for (const auto& [name, list] : cells)
+            for (const Json* cell : list) machines.insert(cell->value("machine", std::string("?")));
+        out << "Model " << results.model << ", prompts with answers of at most " << s.at("prompt_tokens")
+            << " tokens.";
+        for (const std::string& machine : machines)
+            out << (machine == *machines.begin() ? " Machine: " : "; ") << machine;
+        out << ".\n";
         out << "\n";
     }
     int left_out = 0;
@@ -139,6 +169,7 @@ std::string tables(const Results& results) {
             out << "Tasks on which " << reference << " scores 0 have no relative gain; at most " << left_out
                 << " were left out.\n";
     }
+    out << source_table(results.cells);
     for (const std::string& line : results.missing) out << "- " << line << "\n";
     if (results.planted.is_object()) {
         out << "\n### Planted skills\n\n| | table matched | families found | answers right on unseen rows "

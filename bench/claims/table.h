@@ -11,7 +11,8 @@
 namespace claims {
 
 struct Results {
-    Json settings, machine, base, planted;  ///< null = not there
+    Json settings, base, planted;  ///< null = not there
+    std::string model;
     std::vector<Json> cells;
     std::vector<std::string> missing;  ///< lines on what was left out, and why
 };
