@@ -168,7 +168,7 @@ class Polyad:
     def write(self, skills, task, folder):
         self.run("polyad_skillset_export_peft", skills, task, str(folder), None)
 
-    def random_cpoly(self):
+    def random_cpoly(self, size=0.2):
         rows = "".join(json.dumps({"task": t, "instruction": "x", "input": i, "output": t}) + "\n"
                        for t in ("up", "down") for i in "abcdefgh").encode()
         data = self.new("polyad_dataset_open_memory", self.context, rows, ctypes.c_size_t(len(rows)), None)
@@ -176,7 +176,7 @@ class Polyad:
                           '{"method": "cpoly", "rank": 2, "prompt": {"style": "plain"}}')
         count = ctypes.c_size_t()
         self.run("polyad_skillset_parameter_count", skills, ctypes.byref(count))
-        values = numpy.random.default_rng(5).normal(0, 0.2, count.value).astype(numpy.float32)
+        values = numpy.random.default_rng(5).normal(0, size, count.value).astype(numpy.float32)
         self.run("polyad_skillset_set_parameters", skills, values.ctypes.data_as(ctypes.c_void_p), count)
         return skills
 
