@@ -124,7 +124,7 @@ class RowRun {
                 encoded_.push_back(std::move(row));
                 tables_.push_back(subjects[s].table_index);
                 intuition_.push_back(skillset_.intuition_of(task.instruction, all[i].input));
-                examples.push_back({s, &all[i], {}});
+                examples.push_back({s, &all[i], {}, {}});
                 if (encoded_.size() == static_cast<size_t>(options_.batch_size)) run(sums);
             }
         }
