@@ -120,6 +120,14 @@ namespace Polyad
             return values;
         });
 
+        /// <summary>A new skillset from parts of this one, which stays as it is.</summary>
+        /// <exception cref="PolyadException">InvalidConfig, UnknownTask, Unsupported (a method that has no such form).</exception>
+        public Skillset Derive(DeriveOptions options)
+        {
+            string json = Options.TextOf(NotNull(options, nameof(options)));
+            return Use(handle => Made((out IntPtr made) => Native.polyad_skillset_derive(handle, json, out made)));
+        }
+
         /// <summary>What the router has learned: load per skill, dead skills, entropy; weights of every task and their distances.</summary>
         /// <param name="dataset">Rows to run, for methods that do not route by task; else null.</param>
         /// <param name="options">Null for the library's defaults.</param>

@@ -33,6 +33,36 @@ namespace Polyad
         }
     }
 
+    /// <summary>Options of <see cref="Skillset.Derive"/>.</summary>
+    public sealed class DeriveOptions : Options
+    {
+        /// <summary>The library's defaults.</summary>
+        public DeriveOptions()
+        {
+        }
+
+        /// <summary>copy (the default: the same tensors under <see cref="Changes"/>), squeeze (one task as plain weights); of Task-level MoE
+        /// also second_stage, keep_moe_route, avg.</summary>
+        public string Form
+        {
+            get => Words("form");
+            set => this["form"] = value;
+        }
+
+        /// <summary>The task that squeeze keeps.</summary>
+        public string Task
+        {
+            get => Words("task");
+            set => this["task"] = value;
+        }
+
+        /// <summary>A configuration over the skillset's own, by the names of docs/configuration.md.</summary>
+        public IReadOnlyDictionary<string, object> Changes
+        {
+            set => this["changes"] = value;
+        }
+    }
+
     /// <summary>Options of <see cref="Skillset.ImportPeft"/>.</summary>
     public sealed class PeftOptions : Options
     {

@@ -128,13 +128,6 @@ namespace Polyad
             set => this["keep_best"] = value;
         }
 
-        /// <summary>Which parameters move: all, router, skills.</summary>
-        public string Trainable
-        {
-            get => Words("trainable");
-            set => this["trainable"] = value;
-        }
-
         /// <summary>A file written atomically every <see cref="CheckpointEvery"/> steps, from which <see cref="Trainer.Resume"/> goes on.</summary>
         public string Checkpoint
         {
