@@ -66,7 +66,7 @@ TEST_F(BadInput, TaskVectorOfTheWrongWidth) {
     EXPECT_REFUSED(with({{1.0, 2.0, 3.0}, {0.0, 1.0, 0.0}}, 4), Code::invalid_config,
                    "the vectors have 3 entries");
     EXPECT_REFUSED(with({{1.0, 2.0, 3.0}, {0.0, 1.0}}, 3), Code::invalid_config, "task_vectors");
-    EXPECT_REFUSED(with({{1.0, 2.0, 3.0}}, 3), Code::invalid_config, "for 2 tasks");
+    EXPECT_REFUSED(with(Json::array({Json::array({1.0, 2.0, 3.0})}), 3), Code::invalid_config, "for 2 tasks");
     EXPECT_REFUSED(with({{1.0, 2.0, 3.0}, {0.0, nullptr, 0.0}}, 3), Code::invalid_config, "task_vectors");
 }
 
@@ -123,7 +123,7 @@ TEST_F(BadInput, MoreSkillsThanThereAre) {
     row.prompt = {3, 4, 5};
     row.weights = std::vector<float>(7, 0.1f);
     EXPECT_REFUSED(generate(tiny::backbone(), {row}), Code::invalid_argument,
-                   "7 skill weights, there are 4 skills");
+                   "weights: 7 given, the skillset has 4 skills");
     EXPECT_REFUSED(tiny::skillset(moe({{"n_experts", 3}, {"routing", "task_random"}, {"random_experts", 4}}),
                                   *tiny::dataset()),
                    Code::invalid_config, "random_experts");
