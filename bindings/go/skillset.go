@@ -176,6 +176,16 @@ func (s *Skillset) TaskWeights(task string) ([]float32, error) {
 	})
 }
 
+// Derive makes a new skillset from parts of this one, which stays as it is. options: {"form": "copy" | "squeeze" | "second_stage" |
+// "keep_moe_route" | "avg", "task", "changes"}. Errors: ErrInvalidConfig, ErrUnknownTask, ErrUnsupported (a method that has no such form).
+func (s *Skillset) Derive(options any) (*Skillset, error) {
+	text, err := configText(options)
+	if err != nil {
+		return nil, err
+	}
+	return skillsetOf(s.inner(), func(skills uintptr, out *uintptr) uintptr { return native.Polyad_skillset_derive(skills, text, out) })
+}
+
 // Routing is what the router has learned, as JSON: load per skill, dead skills, usage, entropy, per layer and task. Methods routed by
 // task need no dataset (nil).
 func (s *Skillset) Routing(tasks *Dataset, options any) (json.RawMessage, error) {
