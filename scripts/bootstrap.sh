@@ -69,7 +69,7 @@ if [[ ${POLYAD_SKIP_APT:-0} != 1 ]]; then
 fi
 cargo_is_new_enough || die "no cargo >= $minimum_cargo found (Debian: rustc-web cargo-web; or rustup)"
 
-# ---- LibTorch and the models -----------------------------------------------------------------------------------------
+# ---- LibTorch, nvcc and the models -----------------------------------------------------------------------------------------
 own_libtorch=
 if [[ -n ${POLYAD_LIBTORCH:-} ]]; then
     own_libtorch=$POLYAD_LIBTORCH
@@ -106,12 +106,15 @@ fetch() {  # one line of wheels.txt
 }
 
 mkdir -p .deps/wheels .deps/site .deps/stamps
+# What is kept of a wheel may change: a stamp names the rules it was unpacked by.
+unpacker=$(sha256sum scripts/unpack_wheel.py)
+unpacker=${unpacker%% *}
 while read -r requirement hash_option; do
     [[ -z $requirement || $requirement == \#* ]] && continue
     name=${requirement%%==*} version=${requirement##*==} hash=${hash_option#--hash=sha256:}
     [[ -n $own_libtorch && $name =~ ^(torch|nvidia-.*)$ ]] && continue
     [[ $name == dotnetcore2 && $(uname -m) != x86_64 ]] && continue # the C# tests then run on Mono only
-    [[ -e .deps/stamps/$hash ]] && continue
+    grep -qs "$unpacker" ".deps/stamps/$hash" && continue
     [[ $(uname -m) == x86_64 || ! $name =~ ^(torch|nvidia-.*)$ ]] ||
         die "the pinned LibTorch is for x86_64; give your own with POLYAD_LIBTORCH=DIR"
     if ! wheel=$(find_wheel "$name" "$hash"); then
@@ -121,7 +124,7 @@ while read -r requirement hash_option; do
     fi
     say "unpacking $name $version"
     python3 scripts/unpack_wheel.py "$wheel" .deps/site
-    printf '%s %s\n' "$name" "$version" >".deps/stamps/$hash"
+    printf '%s %s %s\n' "$name" "$version" "$unpacker" >".deps/stamps/$hash"
 done <scripts/wheels.txt
 
 # ---- Rust crates (cargo checks them against Cargo.lock) --------------------------------------------------------------

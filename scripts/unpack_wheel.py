@@ -20,7 +20,12 @@ KEEP = {
         "torch/lib/libtorch_cpu.so",
         "torch/lib/libtorch_global_deps.so",
     ),
-    "nvidia_cuda_runtime": ("nvidia/cu13/lib/libcudart.so",),
+    # The static runtime is what libpolyad_cuda.so links.
+    "nvidia_cuda_runtime": ("nvidia/cu13/lib/libcudart", "nvidia/cu13/lib/libcudadevrt.a", "nvidia/cu13/include/"),
+    "nvidia_cuda_nvcc": ("nvidia/cu13/bin/", "nvidia/cu13/include/"),
+    "nvidia_cuda_crt": ("nvidia/cu13/include/",),
+    "nvidia_nvvm": ("nvidia/cu13/lib/", "nvidia/cu13/nvvm/"),
+    "nvidia_cuda_cccl": ("nvidia/cu13/include/cccl/nv/", "nvidia/cu13/include/cccl/cuda/"),
     "nvidia_cuda_cupti": ("nvidia/cu13/lib/libcupti.so",),
     "dotnetcore2": ("dotnetcore2/bin/",),
 }

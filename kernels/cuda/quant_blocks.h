@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: Apache-2.0
+// ggml's block formats eight weights at a time, for host and device: what a thread of the CUDA kernels
+// expands. Every value is rounded as kernels/cpu/isa/dequant.cpp rounds it (scale times integer, then add or
+// subtract), so both give the same bits.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "kernels/op_table.h"
+
+#if defined(__CUDACC__)
+#define POLYAD_SHARED_CODE __host__ __device__ __forceinline__
+#else
+#define POLYAD_SHARED_CODE inline
+#endif
+
+namespace polyad::kernels::cuda {
+
+// Never contracted into a fused multiply-add.
+POLYAD_SHARED_CODE float product(float a, float b) {
+#if defined(__CUDA_ARCH__)
+    return __fmul_rn(a, b);
+#else
+    return a * b;
+#endif
+}
+POLYAD_SHARED_CODE float total(float a, float b) {
+#if defined(__CUDA_ARCH__)
+    return __fadd_rn(a, b);
+#else
+    return a + b;
+#endif
+}
+
+POLYAD_SHARED_CODE float from_word(uint32_t bits) {
+#if defined(__CUDA_ARCH__)
+    return __uint_as_float(bits);
+#else
+    float f;
+    std::memcpy(&f, &bits, 4);
+    return f;
+#endif
+}
+
+/// IEEE half to float, exact; NaN payloads keep their upper bits.
+POLYAD_SHARED_CODE float half_at(const uint8_t* p) {
+    const uint32_t h = static_cast<uint32_t>(p[0]) | static_cast<uint32_t>(p[1]) << 8;
+    const uint32_t sign = (h & 0x8000u) << 16, exponent = (h >> 10) & 31, mantissa = h & 0x3ff;
+    if (exponent == 31) return from_word(sign | 0x7f800000u | mantissa << 13 | (mantissa ? 0x400000u : 0u));
+    if (exponent != 0) return from_word(sign | (exponent + 112) << 23 | mantissa << 13);
+    const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;
+    return sign ? -magnitude : magnitude;
+}
+POLYAD_SHARED_CODE float upper_at(const uint8_t* p) {
+    return from_word((static_cast<uint32_t>(p[0]) | static_cast<uint32_t>(p[1]) << 8) << 16);
+}
+POLYAD_SHARED_CODE uint32_t word_at(const uint8_t* p) {
+    return static_cast<uint32_t>(p[0]) | static_cast<uint32_t>(p[1]) << 8 |
+           static_cast<uint32_t>(p[2]) << 16 | static_cast<uint32_t>(p[3]) << 24;
+}
+POLYAD_SHARED_CODE float as_float(int x) {
+    return static_cast<float>(x);
+}
+
+/// The non-linear 4-bit code book of the IQ4 formats, its 16 signed bytes as two words each of eight.
+POLYAD_SHARED_CODE int iq4_value(int code) {
+    // -127 -104 -83 -65 -49 -35 -22 -10 | 1 13 25 38 53 69 89 113, lowest code in the lowest byte.
+    const uint64_t low = 0xf6eaddcfbfad9881u, high = 0x7159453526190d01u;
+    return static_cast<int8_t>((code < 8 ? low : high) >> (8 * (code & 7)) & 0xff);
+}
+
+/// 6-bit scale and minimum number j of a K block's 12 packed bytes.
+POLYAD_SHARED_CODE void scale_min_at(int j, const uint8_t* q, int& scale, int& minimum) {
+    if (j < 4) {
+        scale = q[j] & 63;
+        minimum = q[j + 4] & 63;
+    } else {
+        scale = (q[j + 4] & 15) | (q[j - 4] >> 6) << 4;
+        minimum = (q[j + 4] >> 4) | (q[j] >> 6) << 4;
+    }
+}
+
+struct BlockShape {
+    int elements, bytes;
+};
+/// Plain types count eight values as a block. {0, 0} for a number that is no type.
+POLYAD_SHARED_CODE BlockShape block_shape(Quant quant) {
+    switch (quant) {
+        case Quant::f32:
+            return {8, 32};
+        case Quant::f16:
+        case Quant::bf16:
+            return {8, 16};
+        case Quant::q4_0:
+        case Quant::iq4_nl:
+            return {32, 18};
+        case Quant::q4_1:
+            return {32, 20};
+        case Quant::q5_0:
+            return {32, 22};
+        case Quant::q5_1:
+            return {32, 24};
+        case Quant::q8_0:
+            return {32, 34};
+        case Quant::q2_k:
+            return {256, 84};
+        case Quant::q3_k:
+            return {256, 110};
+        case Quant::q4_k:
+            return {256, 144};
+        case Quant::q5_k:
+            return {256, 176};
+        case Quant::q6_k:
+            return {256, 210};
+        case Quant::iq4_xs:
+            return {256, 136};
+    }
+    return {0, 0};
+}
+POLYAD_SHARED_CODE bool is_plain(Quant quant) {
+    return quant == Quant::f32 || quant == Quant::f16 || quant == Quant::bf16;
+}
+/// Value i of a plain type.
+POLYAD_SHARED_CODE float plain_value(Quant quant, const uint8_t* p, int64_t i) {
+    if (quant == Quant::f32) return from_word(word_at(p + 4 * i));
+    return quant == Quant::f16 ? half_at(p + 2 * i) : upper_at(p + 2 * i);
+}
+
+/// w = values [8 j, 8 j + 8) of the block at p.
+POLYAD_SHARED_CODE void expand_eight(Quant quant, const uint8_t* p, int j, float* w) {
+    switch (quant) {
+        case Quant::f32:
+        case Quant::f16:
+        case Quant::bf16:
+            for (int i = 0; i < 8; ++i) w[i] = plain_value(quant, p, i);
+            return;
+        case Quant::q8_0: {
+            const float d = half_at(p);
+            for (int i = 0; i < 8; ++i) w[i] = product(d, as_float(static_cast<int8_t>(p[2 + 8 * j + i])));
+            return;
+        }
+        case Quant::q4_0: {
+            const float d = half_at(p);
+            for (int i = 0; i < 8; ++i)
+                w[i] = product(d, as_float((p[2 + j % 2 * 8 + i] >> (j / 2 * 4) & 15) - 8));
+            return;
+        }
+        case Quant::q4_1: {
+            const float d = half_at(p), m = half_at(p + 2);
+            for (int i = 0; i < 8; ++i)
+                w[i] = total(product(d, as_float(p[4 + j % 2 * 8 + i] >> (j / 2 * 4) & 15)), m);
+            return;
+        }
+        case Quant::q5_0: {
+            const float d = half_at(p);
+            const uint32_t high = word_at(p + 2) >> (8 * j);
+            for (int i = 0; i < 8; ++i) {
+                const int four = p[6 + j % 2 * 8 + i] >> (j / 2 * 4) & 15;
+                w[i] = product(d, as_float((four | static_cast<int>(high >> i & 1) << 4) - 16));
+            }
+            return;
+        }
+        case Quant::q5_1: {
+            const float d = half_at(p), m = half_at(p + 2);
+            const uint32_t high = word_at(p + 4) >> (8 * j);
+            for (int i = 0; i < 8; ++i) {
+                const int four = p[8 + j % 2 * 8 + i] >> (j / 2 * 4) & 15;
+                w[i] = total(product(d, as_float(four | static_cast<int>(high >> i & 1) << 4)), m);
+            }
+            return;
+        }
+        case Quant::q2_k: {  // scales[16], qs[64], d, dmin: 16 values share a scale
+            const int part = j / 16, shift = j % 16 / 4 * 2, at = j % 4 * 8;
+            const uint8_t s = p[j / 2];
+            const float scale = product(half_at(p + 80), as_float(s & 15)),
+                        minimum = product(half_at(p + 82), as_float(s >> 4));
+            for (int i = 0; i < 8; ++i)
+                w[i] = total(product(scale, as_float(p[16 + 32 * part + at + i] >> shift & 3)), -minimum);
+            return;
+        }
+        case Quant::q3_k: {  // hmask[32], qs[64], scales[12], d
+            const int part = j / 16, step = j % 16 / 4, at = j % 4 * 8, number = j / 2;
+            const uint8_t* packed = p + 96;
+            const int low_scale = number < 8 ? packed[number] & 15 : packed[number - 8] >> 4;
+            const int high_scale = packed[8 + number % 4] >> (2 * (number / 4)) & 3;
+            const float scale = product(half_at(p + 108), as_float((low_scale | high_scale << 4) - 32));
+            for (int i = 0; i < 8; ++i) {
+                const int low = p[32 + 32 * part + at + i] >> (2 * step) & 3;
+                const int high = p[at + i] >> (4 * part + step) & 1;
+                w[i] = product(scale, as_float(low - (high ? 0 : 4)));
+            }
+            return;
+        }
+        case Quant::q4_k: {  // d, dmin, scales[12], qs[128]
+            const int number = j / 4;
+            int s, m;
+            scale_min_at(number, p + 4, s, m);
+            const float scale = product(half_at(p), as_float(s)),
+                        minimum = product(half_at(p + 2), as_float(m));
+            const uint8_t* q = p + 16 + 32 * (number / 2) + j % 4 * 8;
+            for (int i = 0; i < 8; ++i)
+                w[i] = total(product(scale, as_float(q[i] >> (4 * (number % 2)) & 15)), -minimum);
+            return;
+        }
+        case Quant::q5_k: {  // d, dmin, scales[12], qh[32], qs[128]
+            const int number = j / 4, at = j % 4 * 8;
+            int s, m;
+            scale_min_at(number, p + 4, s, m);
+            const float scale = product(half_at(p), as_float(s)),
+                        minimum = product(half_at(p + 2), as_float(m));
+            for (int i = 0; i < 8; ++i) {
+                const int four = p[48 + 32 * (number / 2) + at + i] >> (4 * (number % 2)) & 15;
+                const int high = p[16 + at + i] >> number & 1;
+                w[i] = total(product(scale, as_float(four | high << 4)), -minimum);
+            }
+            return;
+        }
+        case Quant::q6_k: {  // ql[128], qh[64], scales[16], d
+            const int part = j / 16, quarter = j % 16 / 4, at = j % 4 * 8;
+            const float scale = product(
+                half_at(p + 208), as_float(static_cast<int8_t>(p[192 + 8 * part + at / 16 + 2 * quarter])));
+            for (int i = 0; i < 8; ++i) {
+                const int four = p[64 * part + at + i + 32 * (quarter & 1)] >> (4 * (quarter >> 1)) & 15;
+                const int two = p[128 + 32 * part + at + i] >> (2 * quarter) & 3;
+                w[i] = product(scale, as_float((four | two << 4) - 32));
+            }
+            return;
+        }
+        case Quant::iq4_nl: {
+            const float d = half_at(p);
+            for (int i = 0; i < 8; ++i)
+                w[i] = product(d, as_float(iq4_value(p[2 + j % 2 * 8 + i] >> (j / 2 * 4) & 15)));
+            return;
+        }
+        case Quant::iq4_xs: {  // d, scales_h, scales_l[4], qs[128]
+            const int group = j / 4, part = j % 4;
+            const int high = p[2] | p[3] << 8;
+            const int scale = (p[4 + group / 2] >> (4 * (group % 2)) & 15) | (high >> (2 * group) & 3) << 4;
+            const float dl = product(half_at(p), as_float(scale - 32));
+            const uint8_t* q = p + 8 + 16 * group + part % 2 * 8;
+            for (int i = 0; i < 8; ++i) w[i] = product(dl, as_float(iq4_value(q[i] >> (part / 2 * 4) & 15)));
+            return;
+        }
+    }
+}
+
+}  // namespace polyad::kernels::cuda
