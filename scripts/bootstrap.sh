@@ -20,7 +20,7 @@ packages=(
     python3 python3-pip python3-venv python3-msgpack
     libmsgpack-cxx-dev nlohmann-json3-dev libcli11-dev libgtest-dev libgmock-dev libbenchmark-dev
     wordnet-base iso-codes zstd
-    swig openjdk-17-jdk-headless maven mono-devel
+    swig openjdk-17-jdk-headless maven mono-devel abigail-tools
 )
 [[ ${1:-} == --dev ]] && packages+=(clang-format clang-tidy)
 
