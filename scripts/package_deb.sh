@@ -49,7 +49,7 @@ dpkg-deb -x "$package" "$unpacked"
 prefix=$unpacked/usr
 export LD_LIBRARY_PATH=$prefix/lib/$triplet  # where an installed system looks by itself
 "$prefix/bin/polyad" --version >/dev/null
-read -ra flags <<<"$(PKG_CONFIG_LIBDIR=$prefix/lib/$triplet/pkgconfig pkg-config --define-prefix --cflags --libs polyad)"
+read -ra flags <<<"$(PKG_CONFIG_LIBDIR=$prefix/lib/$triplet/pkgconfig pkg-config --cflags --libs polyad)"
 cc -std=c99 samples/c/inspect_bundle.c "${flags[@]}" -o "$work/inspect_bundle"
 said=$("$work/inspect_bundle" /nowhere 2>&1 || true)
 [[ $said == not_found:* ]] || { echo "package: the C program against the .deb says: $said" >&2; exit 1; }
