@@ -29,6 +29,7 @@ enum class WeightStorage {
 struct BackboneOptions {
     Precision precision = Precision::automatic;
     WeightStorage weights = WeightStorage::automatic;
+    at::Device device = at::kCPU;  ///< of the context (backbone/cuda.h opens one); no option in JSON
     /// {"precision": "auto|fp32|bf16", "weights": "auto|packed|expanded"}
     static BackboneOptions from_json(const Json& object);
 };
@@ -77,6 +78,8 @@ class Backbone {
     virtual const std::shared_ptr<const Tokenizer>& tokenizer() const = 0;
     /// Dtype activations are kept in (float or bfloat16).
     virtual at::ScalarType compute_dtype() const = 0;
+    /// Where weights and activations lie. What is given to a backbone or trained over it lies there, too.
+    virtual at::Device device() const { return at::kCPU; }
 
     /// Token embeddings [N, width] in compute dtype.
     virtual at::Tensor embed(const std::vector<int32_t>& tokens) const = 0;

@@ -28,7 +28,8 @@ Bart::Bart(const ModelFiles& files, const LoadPlan& plan, std::shared_ptr<const 
     load_stack(decoder_, "model.decoder", config_.decoder_layers, config_.decoder_ffn);
     if (store().find("final_logits_bias")) {
         const std::vector<float> bias = to_float(store().expect("final_logits_bias", {1, config_.vocab}));
-        head_bias_ = at::from_blob(const_cast<float*>(bias.data()), {config_.vocab}, at::kFloat).clone();
+        head_bias_ =
+            at::from_blob(const_cast<float*>(bias.data()), {config_.vocab}, at::kFloat).clone().to(device_);
     }
     finish_loading();
 }

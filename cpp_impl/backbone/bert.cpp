@@ -3,7 +3,6 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/layer_norm.h>
-#include <ATen/ops/tensor.h>
 
 #include <algorithm>
 #include <cmath>
@@ -11,6 +10,7 @@
 
 #include "backbone/activation.h"
 #include "backbone/batch_checks.h"
+#include "backbone/device.h"
 #include "base/error.h"
 
 namespace polyad {
@@ -28,7 +28,7 @@ struct Bert::Pass {
 };
 
 Bert::Bert(const ModelFiles& files, const LoadPlan& plan, std::shared_ptr<const Tokenizer> tokenizer)
-    : config_(files.config), dtype_(plan.dtype), tokenizer_(std::move(tokenizer)) {
+    : config_(files.config), dtype_(plan.dtype), device_(plan.device), tokenizer_(std::move(tokenizer)) {
     const TensorStore& store = files.tensors;
     store.validate(config_);
     info_.name = files.name;
@@ -42,7 +42,7 @@ Bert::Bert(const ModelFiles& files, const LoadPlan& plan, std::shared_ptr<const 
     const auto table = [&](const char* name, int64_t rows) {
         info_.parameters += rows * config_.width;
         return std::make_shared<const FrozenMatrix>(
-            store.expect(text("embeddings.", name, ".weight"), {rows, config_.width}), dtype_, plan.packed);
+            store.expect(text("embeddings.", name, ".weight"), {rows, config_.width}), plan);
     };
     words_ = table("word_embeddings", config_.vocab);
     positions_ = table("position_embeddings", config_.context);
@@ -55,7 +55,7 @@ Bert::Norm Bert::load_norm(const TensorStore& store, const std::string& path, in
     const auto load = [&](const std::string& name) {
         norm_sites_.push_back({name, layer, config_.width});
         info_.parameters += config_.width;
-        return load_vector(store.expect(name, {config_.width}));
+        return load_vector(store.expect(name, {config_.width}), device_);
     };
     at::Tensor gain = load(path + ".weight");
     return {path, std::move(gain), load(path + ".bias")};
@@ -77,9 +77,9 @@ void Bert::load_layer(const TensorStore& store, const LoadPlan& plan, int64_t in
                     : place == intermediate ? Role::feed_forward_in
                                             : Role::attention;
         Linear& linear = layer.linear[static_cast<size_t>(place)];
-        linear.weight = std::make_shared<const FrozenMatrix>(
-            store.expect(site.path + ".weight", {d_out, d_in}), dtype_, plan.packed);
-        linear.bias = load_vector(store.expect(site.path + ".bias", {d_out})).to(dtype_);
+        linear.weight =
+            std::make_shared<const FrozenMatrix>(store.expect(site.path + ".weight", {d_out, d_in}), plan);
+        linear.bias = load_vector(store.expect(site.path + ".bias", {d_out}), device_).to(dtype_);
         info_.parameters += d_out * d_in + d_out;
         sites_.push_back(std::move(site));
     }
@@ -214,7 +214,7 @@ at::Tensor Bert::hidden(const Batch& batch, const ForwardOptions& options) const
         x = run_layer(pass, l, x);
         if (options.trace) options.trace->push_back(x);
     }
-    if (prefixed) x = x.index_select(0, at::tensor(prefixed->own, at::kLong));
+    if (prefixed) x = x.index_select(0, device_list(prefixed->own, device_));
     return x;
 }
 

@@ -33,6 +33,7 @@ class Bert final : public Backbone {
     at::Tensor frozen(const std::string& path) const override;
     const std::shared_ptr<const Tokenizer>& tokenizer() const override { return tokenizer_; }
     at::ScalarType compute_dtype() const override { return dtype_; }
+    at::Device device() const override { return device_; }
     at::Tensor embed(const std::vector<int32_t>& tokens) const override;
     at::Tensor hidden(const Batch& batch, const ForwardOptions& options) const override;
     /// These three: Code::unsupported.
@@ -68,6 +69,7 @@ class Bert final : public Backbone {
     ModelConfig config_;
     BackboneInfo info_;
     at::ScalarType dtype_;
+    at::Device device_;
     std::vector<Site> sites_;
     std::vector<NormSite> norm_sites_;
     std::shared_ptr<const Tokenizer> tokenizer_;

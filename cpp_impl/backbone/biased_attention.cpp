@@ -37,9 +37,9 @@ at::Tensor biased_attention(const at::Tensor& q, const RowBegin& row_begin, cons
     return outputs.size() == 1 ? outputs[0] : at::cat(outputs, 0);
 }
 
-at::Tensor causal_score(int64_t past, int64_t queries) {
+at::Tensor causal_score(int64_t past, int64_t queries, at::Device device) {
     return at::full({1, queries, past + queries}, -std::numeric_limits<float>::infinity(),
-                    at::TensorOptions().dtype(at::kFloat))
+                    at::TensorOptions().dtype(at::kFloat).device(device))
         .triu(past + 1);
 }
 

@@ -29,6 +29,6 @@ at::Tensor biased_attention(const at::Tensor& q, const RowBegin& row_begin, cons
 
 /// [1, queries, past + queries]: -infinity where a key lies ahead of its query, the first of which stands at
 /// `past`.
-at::Tensor causal_score(int64_t past, int64_t queries);
+at::Tensor causal_score(int64_t past, int64_t queries, at::Device device);
 
 }  // namespace polyad

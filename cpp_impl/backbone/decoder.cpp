@@ -3,7 +3,6 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/tensor.h>
 
 #include <algorithm>
 #include <cmath>
@@ -12,6 +11,7 @@
 
 #include "backbone/adapted_block.h"
 #include "backbone/batch_checks.h"
+#include "backbone/device.h"
 #include "backbone/kv_cache.h"
 #include "backbone/output_head.h"
 #include "base/error.h"
@@ -59,7 +59,8 @@ std::unique_ptr<KvCache> Decoder::make_cache(int slots, int capacity) const {
     if (config_.context > 0 && capacity > config_.context)
         fail(Code::context_overflow, "a cache of ", capacity,
              " tokens per row is more than the model's context of ", config_.context);
-    return std::make_unique<DecoderCache>(config_.layers, slots, capacity, config_.kv_width(), dtype_);
+    return std::make_unique<DecoderCache>(config_.layers, slots, capacity, config_.kv_width(), dtype_,
+                                          device_);
 }
 
 void Decoder::make_room(const Pass& pass) const {
@@ -153,7 +154,7 @@ at::Tensor Decoder::feed_forward(const Pass& pass, int64_t layer, const at::Tens
         if (part) {
             Pass some = pass;
             some.rows = {0, static_cast<int32_t>(part->size())};
-            outputs.push_back(gated_ffn(some, layer, h.index_select(0, at::tensor(*part, at::kLong))).first);
+            outputs.push_back(gated_ffn(some, layer, h.index_select(0, device_list(*part, device_))).first);
         } else {
             outputs.push_back(gated_ffn(pass, layer, h).first);
         }
@@ -201,7 +202,7 @@ at::Tensor Decoder::run_copies(Pass& pass, int64_t layer, int copies, const at::
             if (pass.cache) options.slots.push_back(pass.options.slots[b]);
         }
         some.plan = plan_attention(some.rows, options);
-        outputs.push_back(run(some, x.index_select(0, at::tensor(positions, at::kLong))));
+        outputs.push_back(run(some, x.index_select(0, device_list(positions, device_))));
     }
     pass.copy = 0;
     return adaptation.join(Block::layer, l, outputs);
@@ -213,7 +214,7 @@ at::Tensor Decoder::hidden(const Batch& batch, const ForwardOptions& options) co
         fail(Code::invalid_argument, "the batch has a source, but '", info_.name,
              "' has no encoder to read it");
     Pass pass{options, batch.row_begin, nullptr, checked_cache(batch, options)};
-    if (pass.cache && !pass.cache->fits(config_.layers, config_.kv_width(), dtype_))
+    if (pass.cache && !pass.cache->fits(config_.layers, config_.kv_width(), dtype_, device_))
         fail(Code::invalid_argument, "the cache was made by another backbone");
     std::optional<at::NoGradGuard> no_grad;  // nothing can flow back into a past that was computed before
     if (pass.cache) no_grad.emplace();
@@ -258,7 +259,7 @@ at::Tensor Decoder::hidden(const Batch& batch, const ForwardOptions& options) co
     if (pass.cache)
         for (size_t b = 0; b + 1 < pass.rows.size(); ++b)
             pass.cache->grow(options.slots[b], pass.rows[b + 1] - pass.rows[b]);
-    if (prefixed) h = h.index_select(0, at::tensor(prefixed->own, at::kLong));
+    if (prefixed) h = h.index_select(0, device_list(prefixed->own, device_));
     return h;
 }
 

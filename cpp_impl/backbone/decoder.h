@@ -29,6 +29,7 @@ class Decoder final : public Backbone {
     at::Tensor frozen(const std::string& path) const override;
     const std::shared_ptr<const Tokenizer>& tokenizer() const override { return tokenizer_; }
     at::ScalarType compute_dtype() const override { return dtype_; }
+    at::Device device() const override { return device_; }
     at::Tensor embed(const std::vector<int32_t>& tokens) const override;
     at::Tensor hidden(const Batch& batch, const ForwardOptions& options) const override;
     at::Tensor logits(const at::Tensor& hidden) const override;
@@ -71,6 +72,7 @@ class Decoder final : public Backbone {
     ModelConfig config_;
     BackboneInfo info_;
     at::ScalarType dtype_;
+    at::Device device_;
     std::vector<Site> sites_;
     std::shared_ptr<const Tokenizer> tokenizer_;
     std::shared_ptr<const FrozenMatrix> embedding_, head_;

@@ -12,7 +12,7 @@ constexpr const char* place_paths[] = {"self_attn.q_proj", "self_attn.k_proj", "
 }  // namespace
 
 Decoder::Decoder(const ModelFiles& files, const LoadPlan& plan, std::shared_ptr<const Tokenizer> tokenizer)
-    : config_(files.config), dtype_(plan.dtype), tokenizer_(std::move(tokenizer)) {
+    : config_(files.config), dtype_(plan.dtype), device_(plan.device), tokenizer_(std::move(tokenizer)) {
     const TensorStore& store = files.tensors;
     store.validate(config_);
 
@@ -25,20 +25,19 @@ Decoder::Decoder(const ModelFiles& files, const LoadPlan& plan, std::shared_ptr<
     info_.context = config_.context;
 
     embedding_ = std::make_shared<const FrozenMatrix>(
-        store.expect("model.embed_tokens.weight", {config_.vocab, config_.width}), dtype_, plan.packed);
-    head_ = config_.tied
-                ? embedding_
-                : std::make_shared<const FrozenMatrix>(
-                      store.expect("lm_head.weight", {config_.vocab, config_.width}), dtype_, plan.packed);
+        store.expect("model.embed_tokens.weight", {config_.vocab, config_.width}), plan);
+    head_ = config_.tied ? embedding_
+                         : std::make_shared<const FrozenMatrix>(
+                               store.expect("lm_head.weight", {config_.vocab, config_.width}), plan);
     const auto norm = [&](const std::string& path, int layer, int64_t width) {
         norms_.push_back({path, layer, width});
         info_.parameters += width;
-        return Norm{path, load_vector(store.expect(path, {width}))};
+        return Norm{path, load_vector(store.expect(path, {width}), device_)};
     };
     final_norm_ = norm("model.norm.weight", -1, config_.width);
     std::vector<float> factors;
     if (const StoredTensor* stored = store.find("rope_freqs.weight")) factors = to_float(*stored);
-    rope_ = std::make_unique<Rope>(config_, factors);
+    rope_ = std::make_unique<Rope>(config_, factors, device_);
     info_.parameters += config_.vocab * config_.width * (config_.tied ? 1 : 2);
     for (int64_t l = 0; l < config_.layers; ++l) load_layer(files, plan, l);
 }
@@ -54,7 +53,7 @@ void Decoder::load_layer(const ModelFiles& files, const LoadPlan& plan, int64_t 
         const std::string path = prefix + name;
         norms_.push_back({path, static_cast<int>(index), width});
         info_.parameters += width;
-        return Norm{path, load_vector(store.expect(path, {width}))};
+        return Norm{path, load_vector(store.expect(path, {width}), device_)};
     };
     Layer layer;
     for (int place = 0; place < places; ++place) {
@@ -63,7 +62,7 @@ void Decoder::load_layer(const ModelFiles& files, const LoadPlan& plan, int64_t 
         const int64_t unpermute = rotated && store.permuted_qk() ? config_.head_dim : 0;
         Linear& linear = layer.linear[place];
         linear.weight = std::make_shared<const FrozenMatrix>(
-            store.expect(path + ".weight", {outputs[place], inputs[place]}), dtype_, plan.packed, unpermute);
+            store.expect(path + ".weight", {outputs[place], inputs[place]}), plan, unpermute);
         info_.parameters += outputs[place] * inputs[place];
         const bool biased = place <= v_proj   ? config_.qkv_bias
                             : place == o_proj ? config_.output_bias
@@ -76,7 +75,7 @@ void Decoder::load_layer(const ModelFiles& files, const LoadPlan& plan, int64_t 
                     bias.data_ptr<float>()[row] =
                         stored.data_ptr<float>()[TensorStore::permuted_row(row, unpermute)];
             }
-            linear.bias = bias.to(dtype_);
+            linear.bias = bias.to(device_, dtype_);
             info_.parameters += outputs[place];
         }
         Site site;

@@ -3,7 +3,6 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/tensor.h>
 
 #include <cmath>
 #include <map>
@@ -11,6 +10,7 @@
 
 #include "backbone/activation.h"
 #include "backbone/batch_checks.h"
+#include "backbone/device.h"
 #include "backbone/encoder_decoder_cache.h"
 #include "backbone/output_head.h"
 #include "base/error.h"
@@ -60,14 +60,15 @@ std::unique_ptr<KvCache> EncoderDecoder::make_cache(int slots, int capacity) con
         fail(Code::context_overflow, "a cache of ", capacity,
              " tokens per row is more than the model's context of ", info_.context);
     return std::make_unique<EncoderDecoderCache>(config_.decoder_layers, slots, capacity,
-                                                 decoder_.shape.heads * decoder_.shape.head_dim, dtype_);
+                                                 decoder_.shape.heads * decoder_.shape.head_dim, dtype_,
+                                                 device_);
 }
 
 EncoderDecoderCache* EncoderDecoder::checked_cache(const Batch& batch, const ForwardOptions& options) const {
     if (!options.cache) return nullptr;
     auto* cache = dynamic_cast<EncoderDecoderCache*>(options.cache);
     if (!cache) fail(Code::invalid_argument, "the cache was made by another kind of backbone");
-    if (!cache->fits(config_.decoder_layers, decoder_.shape.heads * decoder_.shape.head_dim, dtype_))
+    if (!cache->fits(config_.decoder_layers, decoder_.shape.heads * decoder_.shape.head_dim, dtype_, device_))
         fail(Code::invalid_argument, "the cache was made by another backbone");
     check_slots(batch, options);
     return cache;
@@ -180,7 +181,7 @@ at::Tensor EncoderDecoder::feed_forward(const Pass& pass, int64_t layer, const a
         if (part) {
             Pass some = pass;
             some.rows = {0, static_cast<int32_t>(part->size())};
-            outputs.push_back(ffn(some, layer, h.index_select(0, at::tensor(*part, at::kLong))).first);
+            outputs.push_back(ffn(some, layer, h.index_select(0, device_list(*part, device_))).first);
         } else {
             outputs.push_back(ffn(pass, layer, h).first);
         }
@@ -233,8 +234,8 @@ at::Tensor EncoderDecoder::run_copies(Pass& pass, int64_t layer, int copies, con
             some.memory_rows.push_back(static_cast<int32_t>(memory_positions.size()));
         }
         if (!memory_positions.empty())
-            some.memory = pass.memory.index_select(0, at::tensor(memory_positions, at::kLong));
-        const at::Tensor in = x.index_select(0, at::tensor(positions, at::kLong));
+            some.memory = pass.memory.index_select(0, device_list(memory_positions, device_));
+        const at::Tensor in = x.index_select(0, device_list(positions, device_));
         outputs.push_back(positions.empty() ? in : run_layer(some, layer, in));  // rows without a source
     }
     pass.copy = 0;
@@ -251,7 +252,8 @@ at::Tensor EncoderDecoder::run_stack(Pass& pass, at::Tensor x) const {
             at::Tensor& score = entry->second;
             score = position_score(pass.stack, past, n);
             if (pass.stack.decoder && n > 1)
-                score = score.defined() ? score + causal_score(past, n) : causal_score(past, n);
+                score =
+                    score.defined() ? score + causal_score(past, n, device_) : causal_score(past, n, device_);
         }
         pass.scores.push_back(entry->second);
     }

@@ -34,6 +34,7 @@ class EncoderDecoder : public Backbone {
     at::Tensor frozen(const std::string& path) const override;
     const std::shared_ptr<const Tokenizer>& tokenizer() const override { return tokenizer_; }
     at::ScalarType compute_dtype() const override { return dtype_; }
+    at::Device device() const override { return device_; }
     at::Tensor embed(const std::vector<int32_t>& tokens) const override;
     at::Tensor hidden(const Batch& batch, const ForwardOptions& options) const override;
     at::Tensor logits(const at::Tensor& hidden) const override;
@@ -107,6 +108,7 @@ class EncoderDecoder : public Backbone {
     ModelConfig config_;
     BackboneInfo info_;
     at::ScalarType dtype_;
+    at::Device device_;
     std::vector<Site> sites_;
     std::vector<NormSite> norm_sites_;
     std::shared_ptr<const Tokenizer> tokenizer_;
@@ -137,7 +139,7 @@ class EncoderDecoder : public Backbone {
 
     struct Loading {
         const TensorStore* store;
-        bool packed;
+        LoadPlan plan;
     };
     std::optional<Loading> loading_;
 };

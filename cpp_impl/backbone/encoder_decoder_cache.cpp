@@ -8,8 +8,8 @@
 namespace polyad {
 
 EncoderDecoderCache::EncoderDecoderCache(int64_t layers, int slots, int capacity, int64_t kv_width,
-                                         at::ScalarType dtype)
-    : capacity_(capacity), kv_width_(kv_width), dtype_(dtype) {
+                                         at::ScalarType dtype, at::Device device)
+    : capacity_(capacity), kv_width_(kv_width), dtype_(dtype), device_(device) {
     if (slots < 1 || capacity < 1)
         fail(Code::invalid_argument, "a cache needs at least one slot and one token of capacity, not ", slots,
              " and ", capacity);
@@ -22,7 +22,7 @@ EncoderDecoderCache::EncoderDecoderCache(int64_t layers, int slots, int capacity
 }
 
 EncoderDecoderCache::Copy EncoderDecoderCache::make_copy() const {
-    const auto options = at::TensorOptions().dtype(dtype_);
+    const auto options = at::TensorOptions().dtype(dtype_).device(device_);
     return {at::empty({slots(), capacity_, kv_width_}, options),
             at::empty({slots(), capacity_, kv_width_}, options), std::vector<RowKeys>(length_.size())};
 }
@@ -87,8 +87,10 @@ void EncoderDecoderCache::commit(int slot, int tokens) {
     has_source_[static_cast<size_t>(slot)] = 1;
 }
 
-bool EncoderDecoderCache::fits(int64_t layers, int64_t kv_width, at::ScalarType dtype) const {
-    return static_cast<int64_t>(layers_.size()) == layers && kv_width_ == kv_width && dtype_ == dtype;
+bool EncoderDecoderCache::fits(int64_t layers, int64_t kv_width, at::ScalarType dtype,
+                               at::Device device) const {
+    return static_cast<int64_t>(layers_.size()) == layers && kv_width_ == kv_width && dtype_ == dtype &&
+           device_ == device;
 }
 
 }  // namespace polyad

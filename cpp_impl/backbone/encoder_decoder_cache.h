@@ -17,7 +17,8 @@ namespace polyad {
 class EncoderDecoderCache final : public KvCache {
   public:
     /// `layers` of the decoder; `capacity` tokens of the decoder per slot.
-    EncoderDecoderCache(int64_t layers, int slots, int capacity, int64_t kv_width, at::ScalarType dtype);
+    EncoderDecoderCache(int64_t layers, int slots, int capacity, int64_t kv_width, at::ScalarType dtype,
+                        at::Device device);
 
     int slots() const override { return static_cast<int>(length_.size()); }
     int capacity() const override { return capacity_; }
@@ -37,7 +38,7 @@ class EncoderDecoderCache final : public KvCache {
     void commit(int slot, int tokens);
 
     /// True when made for a model of this shape.
-    bool fits(int64_t layers, int64_t kv_width, at::ScalarType dtype) const;
+    bool fits(int64_t layers, int64_t kv_width, at::ScalarType dtype, at::Device device) const;
 
   private:
     struct Copy {
@@ -50,6 +51,7 @@ class EncoderDecoderCache final : public KvCache {
     int capacity_;
     int64_t kv_width_;
     at::ScalarType dtype_;
+    at::Device device_;
     std::vector<int32_t> length_;
     std::vector<char> has_source_;
     std::vector<std::vector<Copy>> layers_;  ///< [layer][copy]

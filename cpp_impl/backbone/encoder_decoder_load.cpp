@@ -8,8 +8,9 @@ EncoderDecoder::EncoderDecoder(const ModelFiles& files, const LoadPlan& plan,
                                std::shared_ptr<const Tokenizer> tokenizer)
     : config_(files.config),
       dtype_(plan.dtype),
+      device_(plan.device),
       tokenizer_(std::move(tokenizer)),
-      loading_(Loading{&files.tensors, plan.packed}) {
+      loading_(Loading{&files.tensors, plan}) {
     files.tensors.validate(config_);
     info_.name = files.name;
     info_.family = family_name(config_.family);
@@ -42,8 +43,7 @@ void EncoderDecoder::finish_loading() {
 std::shared_ptr<const FrozenMatrix> EncoderDecoder::load_matrix(const std::string& path, int64_t rows,
                                                                 int64_t columns) {
     info_.parameters += rows * columns;
-    return std::make_shared<const FrozenMatrix>(store().expect(path, {rows, columns}), dtype_,
-                                                loading_->packed);
+    return std::make_shared<const FrozenMatrix>(store().expect(path, {rows, columns}), loading_->plan);
 }
 
 void EncoderDecoder::load_embedding(const std::string& embedding, const std::string& head) {
@@ -56,7 +56,7 @@ EncoderDecoder::Place EncoderDecoder::load_linear(const std::string& path, int64
     Place place;
     place.linear.weight = load_matrix(path + ".weight", d_out, d_in);
     if (biased) {
-        place.linear.bias = load_vector(store().expect(path + ".bias", {d_out})).to(dtype_);
+        place.linear.bias = load_vector(store().expect(path + ".bias", {d_out}), device_).to(dtype_);
         info_.parameters += d_out;
     }
     Site site;
@@ -75,7 +75,7 @@ EncoderDecoder::Norm EncoderDecoder::load_norm(const std::string& path, bool bia
     const auto load = [&](const std::string& name) {
         norm_sites_.push_back({name, layer, config_.width});
         info_.parameters += config_.width;
-        return load_vector(store().expect(name, {config_.width}));
+        return load_vector(store().expect(name, {config_.width}), device_);
     };
     Norm norm{path, load(path + ".weight"), {}};
     if (biased) norm.bias = load(path + ".bias");

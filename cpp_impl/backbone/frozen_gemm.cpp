@@ -21,6 +21,7 @@ void multiply_rows(at::Tensor& out, const at::Tensor& x, const at::Tensor& m, bo
         else
             at::mm_out(part, x.narrow(0, begin, count), m);
     };
+    if (!x.is_cpu()) return direct(0, x.size(0));
     const int64_t n = x.size(0), whole = n / block * block, rest = n - whole;
     const int64_t padded = (rest + grain - 1) / grain * grain;
     if (n <= few || padded == rest) {

@@ -7,14 +7,15 @@
 #include <ATen/ops/zeros_like.h>
 
 #include "backbone/autograd_node.h"
+#include "backbone/device.h"
 #include "backbone/weights.h"
 #include "kernels/op_table.h"
 
 namespace polyad {
 namespace {
 
-at::Tensor new_floats(int64_t n) {
-    return at::empty({n}, at::TensorOptions().dtype(at::kFloat));
+at::Tensor new_floats(int64_t n, const at::Tensor& like) {
+    return at::empty({n}, like.options().dtype(at::kFloat));
 }
 
 float* float_or_null(const at::Tensor& t) {
@@ -42,9 +43,9 @@ class RmsNormNode final : public SavedNode {
             else if (dx.use_count() > 1 || dx.storage().use_count() > 1 || !dx.is_contiguous())
                 dx = dx.clone(at::MemoryFormat::Contiguous);
             if (wants(gradients.size())) dw = at::zeros_like(w);
-            kernels::ops().rms_norm_backward(float_of(x.scalar_type()), dy.data_ptr(), x.data_ptr(),
-                                             w.data_ptr<float>(), rstd.data_ptr<float>(), dx.data_ptr(),
-                                             float_or_null(dw), add, x.numel() / w.numel(), w.numel());
+            ops_of(x).rms_norm_backward(float_of(x.scalar_type()), dy.data_ptr(), x.data_ptr(),
+                                        w.data_ptr<float>(), rstd.data_ptr<float>(), dx.data_ptr(),
+                                        float_or_null(dw), add, x.numel() / w.numel(), w.numel());
         }
         List result(gradients.size(), dx);
         result.push_back(dw);
@@ -63,8 +64,8 @@ class SwigluNode final : public SavedNode {
         if (!gradients[0].defined()) return List(2);
         const at::Tensor dy = gradients[0].contiguous();
         at::Tensor dgate = at::empty_like(gate), dup = at::empty_like(up);
-        kernels::ops().swiglu_backward(float_of(gate.scalar_type()), dy.data_ptr(), gate.data_ptr(),
-                                       up.data_ptr(), dgate.data_ptr(), dup.data_ptr(), gate.numel());
+        ops_of(gate).swiglu_backward(float_of(gate.scalar_type()), dy.data_ptr(), gate.data_ptr(),
+                                     up.data_ptr(), dgate.data_ptr(), dup.data_ptr(), gate.numel());
         return {dgate, dup};
     }
     void release() override { gate = up = at::Tensor(); }
@@ -106,10 +107,10 @@ std::vector<void*> row_pointers(const at::Tensor& t, const AttentionPlan& plan) 
 
 void rotate(const at::Tensor& x, int64_t heads, const AttentionPlan& plan, bool inverse) {
     if (!plan.rope) return;
-    kernels::ops().rope(float_of(x.scalar_type()), x.data_ptr(), heads * plan.head_dim, plan.rope->cos.data(),
-                        plan.rope->sin.data(), plan.position.data(), x.size(0), static_cast<int32_t>(heads),
-                        static_cast<int32_t>(plan.head_dim), static_cast<int32_t>(2 * plan.rope->half),
-                        inverse);
+    ops_of(x).rope(float_of(x.scalar_type()), x.data_ptr(), heads * plan.head_dim,
+                   plan.rope->cos.const_data_ptr<float>(), plan.rope->sin.const_data_ptr<float>(),
+                   plan.position.data(), x.size(0), static_cast<int32_t>(heads),
+                   static_cast<int32_t>(plan.head_dim), static_cast<int32_t>(2 * plan.rope->half), inverse);
 }
 
 class AttentionNode final : public SavedNode {
@@ -129,8 +130,8 @@ class AttentionNode final : public SavedNode {
         for (void* p : row_pointers(v, *plan)) call.v_row.push_back(p);
         fill_call(call, *plan, window, q.scalar_type());
         const std::vector<void*> dk_row = row_pointers(dk, *plan), dv_row = row_pointers(dv, *plan);
-        kernels::ops().attention_backward(call.args, q.data_ptr(), o.data_ptr(), d_o.data_ptr(),
-                                          lse.data_ptr<float>(), dq.data_ptr(), dk_row.data(), dv_row.data());
+        ops_of(q).attention_backward(call.args, q.data_ptr(), o.data_ptr(), d_o.data_ptr(),
+                                     lse.data_ptr<float>(), dq.data_ptr(), dk_row.data(), dv_row.data());
         rotate(dq, plan->heads, *plan, true);
         rotate(dk, plan->heads_kv, *plan, true);
         return {dq, dk, dv};
@@ -158,9 +159,9 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& gain, double eps) {
     const at::Tensor input = x.detach().contiguous();
     at::Tensor y = at::empty_like(input);
     const int64_t n = input.numel() / w.numel();
-    at::Tensor rstd = recorded ? new_floats(n) : at::Tensor();
-    kernels::ops().rms_norm(float_of(x.scalar_type()), input.data_ptr(), w.data_ptr<float>(),
-                            static_cast<float>(eps), y.data_ptr(), float_or_null(rstd), n, w.numel());
+    at::Tensor rstd = recorded ? new_floats(n, input) : at::Tensor();
+    ops_of(input).rms_norm(float_of(x.scalar_type()), input.data_ptr(), w.data_ptr<float>(),
+                           static_cast<float>(eps), y.data_ptr(), float_or_null(rstd), n, w.numel());
     if (!recorded) return y;
     auto node = make_node<RmsNormNode>();
     node->x = input;
@@ -183,11 +184,10 @@ std::pair<at::Tensor, at::Tensor> add_rms_norm(const at::Tensor& residual, const
     at::Tensor sum = delta.detach();
     at::Tensor y = at::empty_like(sum);
     const int64_t n = sum.numel() / w.numel();
-    at::Tensor rstd = recorded ? new_floats(n) : at::Tensor();
+    at::Tensor rstd = recorded ? new_floats(n, sum) : at::Tensor();
     // Addition commutes: the sum goes where delta was, and the old residual stays for its own backward pass.
-    kernels::ops().add_rms_norm(float_of(sum.scalar_type()), sum.data_ptr(), old.data_ptr(),
-                                w.data_ptr<float>(), static_cast<float>(eps), y.data_ptr(),
-                                float_or_null(rstd), n, w.numel());
+    ops_of(sum).add_rms_norm(float_of(sum.scalar_type()), sum.data_ptr(), old.data_ptr(), w.data_ptr<float>(),
+                             static_cast<float>(eps), y.data_ptr(), float_or_null(rstd), n, w.numel());
     if (!recorded) return {sum, y};
     auto node = make_node<RmsNormNode>();
     node->x = sum.detach();  // without the history `record` gives to sum: a node must not own itself
@@ -200,7 +200,7 @@ std::pair<at::Tensor, at::Tensor> add_rms_norm(const at::Tensor& residual, const
 at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up) {
     const at::Tensor g = gate.detach().contiguous(), u = up.detach().contiguous();
     at::Tensor y = at::empty_like(g);
-    kernels::ops().swiglu(float_of(g.scalar_type()), g.data_ptr(), u.data_ptr(), y.data_ptr(), g.numel());
+    ops_of(g).swiglu(float_of(g.scalar_type()), g.data_ptr(), u.data_ptr(), y.data_ptr(), g.numel());
     if (!needs_gradient(gate, up)) return y;
     auto node = make_node<SwigluNode>();
     node->gate = g;
@@ -222,9 +222,9 @@ at::Tensor rotary_attention(const at::Tensor& q_in, const at::Tensor& k_in, cons
         const auto append = [&](const at::Tensor& fresh, const std::vector<void*>& row, int64_t page_offset) {
             const kernels::CacheRows to{row.data(), past->page_tokens, past->page_begin.data(),
                                         past->page.data(), page_offset};
-            kernels::ops().append(float_of(fresh.scalar_type()), fresh.data_ptr(),
-                                  {plan->query_begin.data(), plan->rows()}, to, past->length.data(),
-                                  plan->heads_kv * plan->head_dim);
+            ops_of(fresh).append(float_of(fresh.scalar_type()), fresh.data_ptr(),
+                                 {plan->query_begin.data(), plan->rows()}, to, past->length.data(),
+                                 plan->heads_kv * plan->head_dim);
         };
         append(k, past->k_row, past->k_offset);
         append(v, past->v_row, past->v_offset);
@@ -241,8 +241,8 @@ at::Tensor rotary_attention(const at::Tensor& q_in, const at::Tensor& k_in, cons
         call.args.v_offset = past->v_offset;
     }
     at::Tensor o = at::empty_like(q);
-    at::Tensor lse = recorded ? new_floats(q.size(0) * plan->heads) : at::Tensor();
-    kernels::ops().attention(call.args, q.data_ptr(), o.data_ptr(), float_or_null(lse));
+    at::Tensor lse = recorded ? new_floats(q.size(0) * plan->heads, q) : at::Tensor();
+    ops_of(q).attention(call.args, q.data_ptr(), o.data_ptr(), float_or_null(lse));
     if (!recorded) return o;
     auto node = make_node<AttentionNode>();
     node->q = q;

@@ -4,7 +4,6 @@
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "base/error.h"
@@ -27,7 +26,8 @@ std::shared_ptr<PagePool::Page> PagePool::take() {
         }
     }
     try {
-        if (!memory.defined()) memory = at::empty({elements_}, at::TensorOptions().dtype(dtype_));
+        if (!memory.defined())
+            memory = at::empty({elements_}, at::TensorOptions().dtype(dtype_).device(device_));
         return std::make_shared<Page>(shared_from_this(), std::move(memory));
     } catch (...) {
         --used_;
@@ -52,13 +52,14 @@ void PagePool::set_limit(int64_t bytes) {
         kept_.pop_back();
 }
 
-DecoderCache::DecoderCache(int64_t layers, int slots, int capacity, int64_t kv_width, at::ScalarType dtype)
-    : capacity_(capacity), layers_(layers), kv_width_(kv_width), dtype_(dtype) {
+DecoderCache::DecoderCache(int64_t layers, int slots, int capacity, int64_t kv_width, at::ScalarType dtype,
+                           at::Device device)
+    : capacity_(capacity), layers_(layers), kv_width_(kv_width), dtype_(dtype), device_(device) {
     if (slots < 1 || capacity < 1)
         fail(Code::invalid_argument, "a cache needs at least one slot and one token of capacity, not ", slots,
              " and ", capacity);
     length_.assign(static_cast<size_t>(slots), 0);
-    pool_ = std::make_shared<PagePool>(layers * 2 * page_tokens * kv_width, dtype);
+    pool_ = std::make_shared<PagePool>(layers * 2 * page_tokens * kv_width, dtype, device);
     pages_.resize(static_cast<size_t>(slots));
     copies_.resize(static_cast<size_t>(layers));
 }
@@ -104,7 +105,7 @@ bool DecoderCache::reserve(int slot, int tokens) {
     if (tokens > 0 && past % page_tokens != 0 && pages[last].use_count() > 1) {
         own = pool_->take();
         if (!own) return false;
-        std::memcpy(own->data(), pages[last]->data(), static_cast<size_t>(pool_->page_bytes()));
+        own->memory().copy_(pages[last]->memory());
     }
     const size_t had = pages.size();
     for (int64_t more = pages_wanted(slot, tokens); more > 0; --more) {
@@ -139,7 +140,7 @@ PastKeys DecoderCache::past(int64_t layer, const std::vector<int>& slots, int co
         return past;
     }
     auto& copies = copies_[static_cast<size_t>(layer)];
-    const auto options = at::TensorOptions().dtype(dtype_);
+    const auto options = at::TensorOptions().dtype(dtype_).device(device_);
     while (static_cast<int>(copies.size()) < copy)
         copies.push_back({at::empty({this->slots(), capacity_, kv_width_}, options),
                           at::empty({this->slots(), capacity_, kv_width_}, options)});
@@ -152,8 +153,8 @@ PastKeys DecoderCache::past(int64_t layer, const std::vector<int>& slots, int co
     return past;
 }
 
-bool DecoderCache::fits(int64_t layers, int64_t kv_width, at::ScalarType dtype) const {
-    return layers_ == layers && kv_width_ == kv_width && dtype_ == dtype;
+bool DecoderCache::fits(int64_t layers, int64_t kv_width, at::ScalarType dtype, at::Device device) const {
+    return layers_ == layers && kv_width_ == kv_width && dtype_ == dtype && device_ == device;
 }
 
 }  // namespace polyad

@@ -35,7 +35,8 @@ class PagePool : public std::enable_shared_from_this<PagePool> {
         at::Tensor memory_;
     };
 
-    PagePool(int64_t elements, at::ScalarType dtype) : elements_(elements), dtype_(dtype) {}
+    PagePool(int64_t elements, at::ScalarType dtype, at::Device device)
+        : elements_(elements), dtype_(dtype), device_(device) {}
 
     /// Null when the limit leaves no room for one more.
     std::shared_ptr<Page> take();
@@ -52,6 +53,7 @@ class PagePool : public std::enable_shared_from_this<PagePool> {
 
     const int64_t elements_;
     const at::ScalarType dtype_;
+    const at::Device device_;
     std::atomic<int64_t> used_{0}, limit_{std::numeric_limits<int64_t>::max()};
     std::mutex mutex_;
     std::vector<at::Tensor> kept_;  ///< guarded by mutex_
@@ -62,7 +64,8 @@ class DecoderCache final : public KvCache {
     using PageRef = std::shared_ptr<PagePool::Page>;
     static constexpr int page_tokens = 32;
 
-    DecoderCache(int64_t layers, int slots, int capacity, int64_t kv_width, at::ScalarType dtype);
+    DecoderCache(int64_t layers, int slots, int capacity, int64_t kv_width, at::ScalarType dtype,
+                 at::Device device);
 
     int slots() const override { return static_cast<int>(length_.size()); }
     int capacity() const override { return capacity_; }
@@ -87,7 +90,7 @@ class DecoderCache final : public KvCache {
     PastKeys past(int64_t layer, const std::vector<int>& slots, int copy = 0);
     void grow(int slot, int tokens) { length_[static_cast<size_t>(slot)] += tokens; }
     /// True when made for a model of this shape.
-    bool fits(int64_t layers, int64_t kv_width, at::ScalarType dtype) const;
+    bool fits(int64_t layers, int64_t kv_width, at::ScalarType dtype, at::Device device) const;
 
   private:
     struct Copy {
@@ -98,6 +101,7 @@ class DecoderCache final : public KvCache {
     int capacity_;
     int64_t layers_, kv_width_;
     at::ScalarType dtype_;
+    at::Device device_;
     std::vector<int32_t> length_;
     /// A page holds its tokens of all layers, [layers, 2 (keys, values), page_tokens, kv_width].
     std::shared_ptr<PagePool> pool_;

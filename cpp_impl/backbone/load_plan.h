@@ -7,6 +7,7 @@ namespace polyad {
 
 /// BackboneOptions with `automatic` decided.
 struct LoadPlan {
+    at::Device device = at::kCPU;
     at::ScalarType dtype = at::kFloat;
     bool packed = false;
 };

@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "backbone/autograd_node.h"
+#include "backbone/device.h"
 #include "backbone/frozen_gemm.h"
 #include "backbone/weights.h"
 #include "kernels/op_table.h"
@@ -15,8 +16,8 @@
 namespace polyad {
 namespace {
 
-at::TensorOptions float_options() {
-    return at::TensorOptions().dtype(at::kFloat);
+at::TensorOptions floats_like(const at::Tensor& t) {
+    return t.options().dtype(at::kFloat);
 }
 
 float* float_or_null(const at::Tensor& t) {
@@ -108,18 +109,18 @@ Update prepare(const LowRank& raw, const at::Tensor& x, int64_t d_out, const Row
 /// G u, or u itself.
 at::Tensor gated(const Update& update, const RowBegin& rows, const at::Tensor& u) {
     if (!update.gated()) return u;
-    at::Tensor v = at::empty({u.size(0), update.shape.ranks_out}, float_options());
-    kernels::ops().gate(update.shape, kernel_rows(rows), update.gate.data_ptr<float>(), u.data_ptr<float>(),
-                        v.data_ptr<float>());
+    at::Tensor v = at::empty({u.size(0), update.shape.ranks_out}, floats_like(u));
+    ops_of(u).gate(update.shape, kernel_rows(rows), update.gate.data_ptr<float>(), u.data_ptr<float>(),
+                   v.data_ptr<float>());
     return v;
 }
 
 void add_update(Update& update, const at::Tensor& x, const RowBegin& rows, at::Tensor& y) {
-    const auto& ops = kernels::ops();
+    const auto& ops = ops_of(x);
     const auto type = float_of(x.scalar_type());
     const at::Tensor& input = update.input.defined() ? update.input : x;
     const int64_t ranks = update.shape.ranks_in;
-    update.u = at::empty({x.size(0), ranks}, float_options());
+    update.u = at::empty({x.size(0), ranks}, floats_like(x));
     ops.low_rank_down(type, input.data_ptr(), update.a.data_ptr(), update.group_of_row.data(),
                       kernel_rows(rows), x.size(1), ranks, update.u.data_ptr<float>());
     const at::Tensor v = gated(update, rows, update.u);
@@ -174,7 +175,7 @@ class AdaptedLinearNode final : public SavedNode {
 
   private:
     void one(Update& update, const at::Tensor& dy, List& result, size_t slot) {
-        const auto& ops = kernels::ops();
+        const auto& ops = ops_of(dy);
         const auto type = float_of(dy.scalar_type());
         const auto& shape = update.shape;
         const int64_t tokens = dy.size(0);
@@ -186,9 +187,9 @@ class AdaptedLinearNode final : public SavedNode {
                    want_gate = update.gated() && wants(slot + 2);
         if (!want_da && !want_db && !want_gate && !dinput.defined()) return;
 
-        at::Tensor da = at::zeros(update.a.sizes(), float_options());
-        at::Tensor db = at::zeros(update.b.sizes(), float_options());
-        at::Tensor dv = at::empty({tokens, shape.ranks_out}, float_options());
+        at::Tensor da = at::zeros(update.a.sizes(), floats_like(dy));
+        at::Tensor db = at::zeros(update.b.sizes(), floats_like(dy));
+        at::Tensor dv = at::empty({tokens, shape.ranks_out}, floats_like(dy));
         const at::Tensor v = gated(update, rows, update.u);
         ops.low_rank_up_backward(type, dy.data_ptr(), v.data_ptr<float>(), update.b.data_ptr(),
                                  update.group_of_row.data(), kernel_rows(rows), dy.size(1), shape.ranks_out,
@@ -196,8 +197,8 @@ class AdaptedLinearNode final : public SavedNode {
                                  db.data_ptr<float>());
         at::Tensor du = dv, dgate;
         if (update.gated()) {
-            du = at::empty({tokens, shape.ranks_in}, float_options());
-            if (want_gate) dgate = at::zeros(update.gate.sizes(), float_options());
+            du = at::empty({tokens, shape.ranks_in}, floats_like(dy));
+            if (want_gate) dgate = at::zeros(update.gate.sizes(), floats_like(dy));
             ops.gate_backward(shape, kernel_rows(rows), update.gate.data_ptr<float>(),
                               update.u.data_ptr<float>(), dv.data_ptr<float>(), du.data_ptr<float>(),
                               float_or_null(dgate));
@@ -247,8 +248,8 @@ std::vector<at::Tensor> adapted_linears(const at::Tensor& x, std::vector<LinearB
             for (const LowRank& raw : branch.updates) {
                 if (raw.of_row) {
                     check(!recorded, "rows' own pairs have no gradients");
-                    kernels::ops().low_rank_rows(float_of(base.scalar_type()), base.data_ptr(), raw.of_row,
-                                                 kernel_rows(rows), base.size(1), y.size(1), y.data_ptr());
+                    ops_of(base).low_rank_rows(float_of(base.scalar_type()), base.data_ptr(), raw.of_row,
+                                               kernel_rows(rows), base.size(1), y.size(1), y.data_ptr());
                     continue;
                 }
                 Update update = prepare(raw, base, branch.weight->rows(), rows);

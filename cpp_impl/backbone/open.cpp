@@ -3,6 +3,7 @@
 #include "backbone/backbone.h"
 #include "backbone/bart.h"
 #include "backbone/bert.h"
+#include "backbone/cuda.h"
 #include "backbone/decoder.h"
 #include "backbone/t5.h"
 #include "base/error.h"
@@ -13,9 +14,12 @@ namespace {
 
 LoadPlan decide(const BackboneOptions& options) {
     LoadPlan plan;
-    const bool bf16 = options.precision == Precision::automatic ? cpu_has_fast_bf16()
-                                                                : options.precision == Precision::bf16;
+    const bool bf16 = options.precision == Precision::automatic
+                          ? !options.device.is_cpu() || cpu_has_fast_bf16()
+                          : options.precision == Precision::bf16;
+    plan.device = options.device;
     plan.dtype = bf16 ? at::kBFloat16 : at::kFloat;
+    check_device_precision(plan.device, plan.dtype);
     plan.packed = options.weights == WeightStorage::packed;
     return plan;
 }

@@ -8,15 +8,16 @@
 #include <algorithm>
 
 #include "backbone/autograd_node.h"
+#include "backbone/device.h"
 #include "backbone/frozen_gemm.h"
 #include "kernels/op_table.h"
 
 namespace polyad {
 namespace {
 
-constexpr int64_t logits_bytes = 12 << 20;  // float32 logits held at once
-
-int64_t rows_per_chunk(int64_t vocab) {
+/// Float32 logits held at once: on the CPU what its caches like, on a device what keeps it busy.
+int64_t rows_per_chunk(int64_t vocab, at::Device device) {
+    const int64_t logits_bytes = int64_t{device.is_cpu() ? 12 : 256} << 20;
     return std::max<int64_t>(1, logits_bytes / (vocab * static_cast<int64_t>(sizeof(float))));
 }
 
@@ -61,18 +62,18 @@ at::Tensor head_nll(const at::Tensor& hidden, const FrozenMatrix& head, const st
         fail(Code::invalid_argument, "label smoothing ", label_smoothing, " is outside [0, 1)");
 
     const bool recorded = needs_gradient(hidden);
-    at::Tensor nll = at::zeros({count}, at::TensorOptions().dtype(at::kFloat));
+    at::Tensor nll = at::zeros({count}, hidden.options().dtype(at::kFloat).requires_grad(false));
     at::Tensor dhidden;
     {
         at::NoGradGuard no_grad;
         const at::Tensor input = hidden.detach().contiguous();
         if (recorded) dhidden = at::empty_like(input);
-        const int64_t step = rows_per_chunk(vocab);
+        const int64_t step = rows_per_chunk(vocab, hidden.device());
         for (int64_t begin = 0; begin < count; begin += step) {
             const int64_t n = std::min(step, count - begin);
             at::Tensor logits = head.multiply(input.narrow(0, begin, n)).to(at::kFloat);
             if (bias.defined()) logits.add_(bias);
-            kernels::ops().cross_entropy(logits.data_ptr<float>(), targets.data() + begin,
+            ops_of(logits).cross_entropy(logits.data_ptr<float>(), targets.data() + begin,
                                          static_cast<float>(label_smoothing), nll.data_ptr<float>() + begin,
                                          recorded, n, vocab);
             if (!recorded) continue;

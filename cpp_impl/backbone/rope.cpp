@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "backbone/rope.h"
 
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+
 #include <algorithm>
 #include <cmath>
 
@@ -23,7 +26,8 @@ double scale_llama3(double frequency, const RopeScaling& scaling) {
 
 }  // namespace
 
-Rope::Rope(const ModelConfig& config, const std::vector<float>& factors) {
+Rope::Rope(const ModelConfig& config, const std::vector<float>& factors, at::Device device)
+    : device_(device) {
     const int64_t half = config.rotary_dim / 2;
     if (!factors.empty() && static_cast<int64_t>(factors.size()) != half)
         fail(Code::bad_format, "rope_freqs.weight has ", factors.size(), " entries, ", half, " wanted");
@@ -47,15 +51,17 @@ std::shared_ptr<const RopeTable> Rope::table(int64_t positions) const {
     auto grown = std::make_shared<RopeTable>();
     grown->half = static_cast<int64_t>(frequencies_.size());
     grown->positions = std::max<int64_t>({positions, 256, table_ ? table_->positions * 2 : 0});
-    grown->cos.resize(static_cast<size_t>(grown->positions * grown->half));
-    grown->sin.resize(grown->cos.size());
-    size_t at = 0;
+    const at::Tensor cos = at::empty({grown->positions, grown->half}, at::TensorOptions().dtype(at::kFloat));
+    const at::Tensor sin = at::empty_like(cos);
+    float *c = cos.mutable_data_ptr<float>(), *s = sin.mutable_data_ptr<float>();
     for (int64_t p = 0; p < grown->positions; ++p)
         for (const double f : frequencies_) {
             const double angle = static_cast<double>(p) * f;
-            grown->cos[at] = static_cast<float>(std::cos(angle));
-            grown->sin[at++] = static_cast<float>(std::sin(angle));
+            *c++ = static_cast<float>(std::cos(angle));
+            *s++ = static_cast<float>(std::sin(angle));
         }
+    grown->cos = cos.to(device_);
+    grown->sin = sin.to(device_);
     table_ = grown;
     return table_;
 }

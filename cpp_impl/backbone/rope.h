@@ -2,6 +2,8 @@
 // Rotary position tables: cos and sin of position * frequency, computed in double, kept in float32.
 #pragma once
 
+#include <ATen/core/Tensor.h>
+
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -13,7 +15,7 @@ namespace polyad {
 
 struct RopeTable {
     int64_t positions = 0, half = 0;
-    std::vector<float> cos, sin;  ///< [positions, half]
+    at::Tensor cos, sin;  ///< [positions, half] float32
 };
 
 /// Grows with the longest position asked for, so a model's nominal context costs nothing. Safe for concurrent
@@ -21,7 +23,7 @@ struct RopeTable {
 class Rope {
   public:
     /// `factors` divides frequency i by factors[i] (GGUF's rope_freqs.weight); empty = as the config says.
-    Rope(const ModelConfig& config, const std::vector<float>& factors);
+    Rope(const ModelConfig& config, const std::vector<float>& factors, at::Device device = at::kCPU);
 
     /// A table that covers at least `positions`.
     std::shared_ptr<const RopeTable> table(int64_t positions) const;
@@ -29,6 +31,7 @@ class Rope {
 
   private:
     std::vector<double> frequencies_;
+    at::Device device_;
     mutable std::mutex mutex_;
     mutable std::shared_ptr<const RopeTable> table_;
 };

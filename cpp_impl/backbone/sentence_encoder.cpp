@@ -55,7 +55,7 @@ at::Tensor SentenceEncoder::embed(const std::vector<std::string>& texts) const {
         batch.row_begin = {0, batch.size()};
         batch.prompt_length = {batch.size()};
         out[static_cast<int64_t>(i)].copy_(
-            unit_rows(mean_pool(backbone_->hidden(batch), batch.row_begin))[0]);
+            unit_rows(mean_pool(backbone_->hidden(batch), batch.row_begin))[0]);  // to host memory
     }
     return out;
 }

@@ -102,7 +102,7 @@ void T5::load_stack(Stack& stack, const std::string& name, int64_t layers) {
     const StoredTensor& stored =
         store().expect(name + ".block.0.layer.0.SelfAttention.relative_attention_bias.weight",
                        {config_.relative_buckets, config_.heads});
-    bias_table_[stack.decoder] = FrozenMatrix(stored, at::kFloat, false).dense();
+    bias_table_[stack.decoder] = FrozenMatrix(stored, {device_, at::kFloat, false}).dense();
     info_.parameters += bias_table_[stack.decoder].numel();
 }
 
@@ -130,7 +130,7 @@ double T5::head_scale() const {
 
 at::Tensor T5::position_bias(bool decoder, int64_t past, int64_t queries) const {
     const int64_t keys = past + queries;
-    const auto options = at::TensorOptions().dtype(at::kLong);
+    const auto options = at::TensorOptions().dtype(at::kLong).device(device_);
     const at::Tensor relative =
         at::arange(keys, options).unsqueeze(0) - at::arange(past, keys, options).unsqueeze(1);
     const at::Tensor bucket =

@@ -6,6 +6,7 @@
 
 #include <cstring>
 
+#include "backbone/device.h"
 #include "backbone/frozen_gemm.h"
 #include "base/error.h"
 
@@ -16,11 +17,11 @@ namespace {
 constexpr int64_t rows_per_task = 64;
 
 /// This thread's buffer for a packed matrix; it grows to the largest one and stays.
-at::Tensor scratch_matrix(at::ScalarType dtype, int64_t rows, int64_t columns) {
+at::Tensor scratch_matrix(at::Device device, at::ScalarType dtype, int64_t rows, int64_t columns) {
     thread_local at::Tensor buffers[2];
     at::Tensor& buffer = buffers[dtype == at::kBFloat16];
-    if (!buffer.defined() || buffer.numel() < rows * columns)
-        buffer = at::empty({rows * columns}, at::TensorOptions().dtype(dtype));
+    if (!buffer.defined() || buffer.numel() < rows * columns || buffer.device() != device)
+        buffer = at::empty({rows * columns}, at::TensorOptions().dtype(dtype).device(device));
     return buffer.narrow(0, 0, rows * columns).view({rows, columns});
 }
 
@@ -32,11 +33,14 @@ kernels::Float float_of(at::ScalarType type) {
 }
 
 FrozenMatrix::FrozenMatrix(at::Tensor dense)
-    : dense_(dense.detach()), dtype_(dense.scalar_type()), rows_(dense.size(0)), columns_(dense.size(1)) {}
+    : dense_(dense.detach()),
+      dtype_(dense.scalar_type()),
+      device_(dense.device()),
+      rows_(dense.size(0)),
+      columns_(dense.size(1)) {}
 
-FrozenMatrix::FrozenMatrix(const StoredTensor& stored, at::ScalarType dtype, bool packed,
-                           int64_t unpermute_head_dim)
-    : stored_(stored), dtype_(dtype) {
+FrozenMatrix::FrozenMatrix(const StoredTensor& stored, const LoadPlan& plan, int64_t unpermute_head_dim)
+    : stored_(stored), dtype_(plan.dtype), device_(plan.device) {
     if (stored.shape.size() != 2)
         fail(Code::bad_format, "tensor '", stored.name, "' has ", stored.shape.size(),
              " dimensions, 2 wanted");
@@ -46,15 +50,49 @@ FrozenMatrix::FrozenMatrix(const StoredTensor& stored, at::ScalarType dtype, boo
     if (unpermute_head_dim > 0)
         for (int64_t row = 0; row < rows_; ++row)
             source_row_.push_back(static_cast<int32_t>(TensorStore::permuted_row(row, unpermute_head_dim)));
-    if (packed) return;
-    dense_ = expand(0, rows_, false);
-    if (block_elements(stored.dtype) == 1) stored_ = {};  // not quantised: lets go of the file's pages
+    if (on_cpu()) {
+        if (plan.packed) return;
+        dense_ = expand(0, rows_, false);
+        if (block_elements(stored.dtype) == 1) stored_ = {};  // not quantised: lets go of the file's pages
+        return;
+    }
+    // The stored bytes travel, rows already in order; what is expanded at once is expanded over there.
+    at::Tensor bytes = at::empty({rows_, row_bytes()}, at::TensorOptions().dtype(at::kByte));
+    const auto width = static_cast<size_t>(row_bytes());
+    for (int64_t row = 0; row < rows_; ++row)
+        std::memcpy(
+            bytes.mutable_data_ptr<uint8_t>() + static_cast<size_t>(row) * width,
+            stored_.data.data() + static_cast<size_t>(source_row_.empty() ? row : source_row_[row]) * width,
+            width);
+    blocks_ = bytes.to(device_);
+    source_row_.clear();
+    stored_.data = {};
+    if (plan.packed) return;
+    dense_ = expand_blocks(blocks_, false);
+    blocks_ = at::Tensor();
+}
+
+int64_t FrozenMatrix::row_bytes() const {
+    return columns_ / block_elements(stored_.dtype) * block_bytes(stored_.dtype);
+}
+
+at::Tensor FrozenMatrix::expand_blocks(const at::Tensor& blocks, bool scratch) const {
+    const int64_t rows = blocks.size(0);
+    at::Tensor out = scratch ? scratch_matrix(device_, dtype_, rows, columns_)
+                             : at::empty({rows, columns_}, at::TensorOptions().dtype(dtype_).device(device_));
+    const auto& ops = ops_on(device_);
+    const auto quant = quant_of(stored_.dtype);
+    if (dtype_ == at::kFloat)
+        ops.dequantise(quant, blocks.const_data_ptr(), static_cast<float*>(out.data_ptr()), out.numel());
+    else
+        ops.dequantise_bf16(quant, blocks.const_data_ptr(), static_cast<uint16_t*>(out.data_ptr()),
+                            out.numel());
+    return out;
 }
 
 void FrozenMatrix::expand_row(int64_t row, void* out) const {
     const int64_t source = source_row_.empty() ? row : source_row_[static_cast<size_t>(row)];
-    const int64_t bytes = columns_ / block_elements(stored_.dtype) * block_bytes(stored_.dtype);
-    const std::byte* src = stored_.data.data() + source * bytes;
+    const std::byte* src = stored_.data.data() + source * row_bytes();
     const auto& ops = kernels::ops();
     if (dtype_ == at::kFloat)
         ops.dequantise(quant_of(stored_.dtype), src, static_cast<float*>(out), columns_);
@@ -63,7 +101,8 @@ void FrozenMatrix::expand_row(int64_t row, void* out) const {
 }
 
 at::Tensor FrozenMatrix::expand(int64_t begin, int64_t end, bool scratch) const {
-    at::Tensor out = scratch ? scratch_matrix(dtype_, end - begin, columns_)
+    if (blocks_.defined()) return expand_blocks(blocks_.narrow(0, begin, end - begin), scratch);
+    at::Tensor out = scratch ? scratch_matrix(at::kCPU, dtype_, end - begin, columns_)
                              : at::empty({end - begin, columns_}, at::TensorOptions().dtype(dtype_));
     auto* data = static_cast<std::byte*>(out.data_ptr());
     const int64_t stride = columns_ * static_cast<int64_t>(out.element_size());
@@ -76,11 +115,14 @@ at::Tensor FrozenMatrix::expand(int64_t begin, int64_t end, bool scratch) const 
 at::Tensor FrozenMatrix::multiply(const at::Tensor& x) const {
     constexpr int64_t few = 16;  // beyond, the dense product's arithmetic is cheaper than expanding again
     at::Tensor y = at::empty({x.size(0), rows_}, x.options());
-    if (stored_.data.size() > 0 && block_elements(stored_.dtype) > 1 && x.size(0) <= few)
-        kernels::ops().multiply_packed(quant_of(stored_.dtype), stored_.data.data(),
-                                       source_row_.empty() ? nullptr : source_row_.data(),
-                                       float_of(x.scalar_type()), x.data_ptr(), x.size(0), rows_, columns_,
-                                       y.data_ptr());
+    if (blocks_.defined() && block_elements(stored_.dtype) > 1 && x.size(0) <= few)
+        ops_on(device_).multiply_packed(quant_of(stored_.dtype), blocks_.const_data_ptr(), nullptr,
+                                        float_of(x.scalar_type()), x.const_data_ptr(), x.size(0), rows_,
+                                        columns_, y.data_ptr());
+    else if (stored_.data.size() > 0 && block_elements(stored_.dtype) > 1 && x.size(0) <= few)
+        kernels::ops().multiply_packed(
+            quant_of(stored_.dtype), stored_.data.data(), source_row_.empty() ? nullptr : source_row_.data(),
+            float_of(x.scalar_type()), x.data_ptr(), x.size(0), rows_, columns_, y.data_ptr());
     else
         multiply_rows(y, x, dense().t(), false);
     return y;
@@ -91,6 +133,11 @@ at::Tensor FrozenMatrix::rows_of(int64_t begin, int64_t end) const {
 }
 
 at::Tensor FrozenMatrix::gather(const std::vector<int32_t>& rows) const {
+    if (!on_cpu()) {
+        const at::Tensor index = device_list(std::vector<int64_t>(rows.begin(), rows.end()), device_);
+        if (dense_.defined()) return dense_.index_select(0, index);
+        return expand_blocks(blocks_.index_select(0, index), false);
+    }
     const auto count = static_cast<int64_t>(rows.size());
     at::Tensor out = at::empty({count, columns_}, at::TensorOptions().dtype(dtype_));
     auto* data = static_cast<std::byte*>(out.data_ptr());
@@ -105,13 +152,13 @@ at::Tensor FrozenMatrix::gather(const std::vector<int32_t>& rows) const {
     return out;
 }
 
-at::Tensor load_vector(const StoredTensor& stored) {
+at::Tensor load_vector(const StoredTensor& stored, at::Device device) {
     if (stored.shape.size() != 1)
         fail(Code::bad_format, "tensor '", stored.name, "' has ", stored.shape.size(),
              " dimensions, 1 wanted");
     at::Tensor out = at::empty({stored.shape[0]}, at::TensorOptions().dtype(at::kFloat));
     to_float(stored, out.data_ptr<float>());
-    return out;
+    return out.to(device);
 }
 
 bool cpu_has_fast_bf16() {

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "backbone/load_plan.h"
 #include "backbone/low_rank.h"
 #include "io/model_files.h"
 #include "kernels/op_table.h"
@@ -26,12 +27,12 @@ class FrozenMatrix {
     explicit FrozenMatrix(at::Tensor dense);
     /// Expands now, or keeps the bytes when `packed`. `unpermute_head_dim` > 0 undoes the row order
     /// llama.cpp's converter gives q and k (TensorStore::permuted_row).
-    FrozenMatrix(const StoredTensor& stored, at::ScalarType dtype, bool packed,
-                 int64_t unpermute_head_dim = 0);
+    FrozenMatrix(const StoredTensor& stored, const LoadPlan& plan, int64_t unpermute_head_dim = 0);
 
     int64_t rows() const { return rows_; }
     int64_t columns() const { return columns_; }
     at::ScalarType dtype() const { return dtype_; }
+    at::Device device() const { return device_; }
     /// The whole matrix in compute dtype. When packed: this thread's scratch, good until its next dense().
     at::Tensor dense() const { return dense_.defined() ? dense_ : expand(0, rows_, true); }
     /// x W^T [N, rows] in x's dtype, no gradients; x [N, columns] contiguous. A few tokens of a quantised
@@ -44,13 +45,19 @@ class FrozenMatrix {
     at::Tensor gather(const std::vector<int32_t>& rows) const;
 
   private:
+    bool on_cpu() const { return device_.is_cpu(); }
     at::Tensor expand(int64_t begin, int64_t end, bool scratch) const;
     void expand_row(int64_t row, void* out) const;
+    /// Blocks on the device as a new matrix in compute dtype, or in this thread's scratch.
+    at::Tensor expand_blocks(const at::Tensor& blocks, bool scratch) const;
+    int64_t row_bytes() const;
 
     at::Tensor dense_;     ///< undefined when packed
+    at::Tensor blocks_;    ///< packed on a device: [rows, row_bytes()] bytes, rows in order; else undefined
     StoredTensor stored_;  ///< what dense_ came from, when it is smaller; empty when it is not
     std::vector<int32_t> source_row_;  ///< where stored_ keeps each row, empty = in order
     at::ScalarType dtype_;
+    at::Device device_ = at::kCPU;
     int64_t rows_ = 0, columns_ = 0;
 };
 
@@ -61,7 +68,7 @@ struct Linear {
 };
 
 /// A float32 vector (norm gains).
-at::Tensor load_vector(const StoredTensor& stored);
+at::Tensor load_vector(const StoredTensor& stored, at::Device device = at::kCPU);
 
 /// True when this CPU multiplies bf16 faster than float32 (AVX512-BF16 or AMX).
 bool cpu_has_fast_bf16();

@@ -50,6 +50,7 @@ void ComputeThread::loop() {
         lock.unlock();
         std::exception_ptr error;
         try {
+            const Scope scope = enter_ ? enter_() : nullptr;
             (*work)();
         } catch (...) {
             error = std::current_exception();

@@ -6,16 +6,22 @@
 
 #include <condition_variable>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <thread>
+#include <utility>
 
 namespace polyad {
 
 class ComputeThread {
   public:
+    /// What a piece of work runs inside of; dropped on the thread when the work is done.
+    using Scope = std::shared_ptr<void>;
+
     /// `threads` OpenMP threads for the work; 0 = OpenMP's own choice. The thread starts with the first
-    /// run().
-    explicit ComputeThread(int threads) : threads_(threads) {}
+    /// run(). `enter` is called on it before each piece of work.
+    explicit ComputeThread(int threads, std::function<Scope()> enter = {})
+        : threads_(threads), enter_(std::move(enter)) {}
     ~ComputeThread();
     ComputeThread(const ComputeThread&) = delete;
     ComputeThread& operator=(const ComputeThread&) = delete;
@@ -28,6 +34,7 @@ class ComputeThread {
     void loop();
 
     const int threads_;
+    const std::function<Scope()> enter_;
     std::mutex mutex_;
     std::condition_variable wake_, finished_;
     const std::function<void()>* work_ = nullptr;

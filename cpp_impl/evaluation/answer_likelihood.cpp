@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "backbone/device.h"
 #include "data/prompt.h"
 #include "routing/clusters.h"
 
@@ -16,10 +17,8 @@ std::vector<double> log_probabilities(const Backbone& backbone, const at::Tensor
                                       const std::vector<int64_t>& positions,
                                       const std::vector<int32_t>& targets) {
     if (targets.empty()) return {};
-    at::Tensor index =
-        at::empty({static_cast<int64_t>(positions.size())}, at::TensorOptions().dtype(at::kLong));
-    std::copy(positions.begin(), positions.end(), index.mutable_data_ptr<int64_t>());
-    const at::Tensor nll = backbone.token_nll(hidden.index_select(0, index), targets).contiguous();
+    const at::Tensor chosen = hidden.index_select(0, device_list(positions, hidden.device()));
+    const at::Tensor nll = on_host(backbone.token_nll(chosen, targets));
     const float* value = nll.const_data_ptr<float>();
     std::vector<double> out(targets.size());
     std::transform(value, value + out.size(), out.begin(), [](float v) { return -static_cast<double>(v); });

@@ -28,7 +28,7 @@ double relative_entropy(const double* share, int64_t size) {
 
 /// [units, skills] double: splits averaged.
 at::Tensor flat(const at::Tensor& value) {
-    at::Tensor out = value.detach().to(at::kDouble);
+    at::Tensor out = value.detach().to(at::kCPU, at::kDouble);
     if (out.dim() > 2) out = out.flatten(1, -2).mean(1);
     return out.contiguous();
 }
@@ -179,9 +179,9 @@ std::vector<std::vector<double>> RoutingSums::add(const RouteTrace& trace, const
         site.active += active_at(path, values) * static_cast<double>(units);
 
         const at::Tensor gate = find(values, "gate");
-        const at::Tensor gates =
-            (gate.defined() ? gate.detach().to(at::kDouble) : (first.defined() ? first : second).abs())
-                .contiguous();
+        const at::Tensor gates = (gate.defined() ? gate.detach().to(at::kCPU, at::kDouble)
+                                                 : (first.defined() ? first : second).abs())
+                                     .contiguous();
         const auto* g = gates.const_data_ptr<double>();
         std::vector<double> logits;
         for (int64_t i = 0; i < gates.numel(); ++i) {

@@ -136,12 +136,12 @@ at::Tensor CPoly::own_rows(const RowGroups& groups) const {
     std::vector<int64_t> rows;
     for (const MixtureKey& key : groups.keys)
         for (int64_t k = 0; k < own_.per_task; ++k) rows.push_back(key.task * own_.per_task + k);
-    return at::tensor(rows, at::kLong);
+    return list(rows);
 }
 
 at::Tensor CPoly::own_weights(size_t table, const RowGroups& groups) const {
     const double even = 1.0 / static_cast<double>(own_.per_task);
-    if (own_.routing == "one_hot") return at::full({groups.size(), own_.per_task}, even);
+    if (own_.routing == "one_hot") return at::full({groups.size(), own_.per_task}, even, floats());
     return activated(value(specific_[table]).index_select(0, task_index(groups)));
 }
 
@@ -154,17 +154,18 @@ std::vector<at::Tensor> CPoly::dense_specific(const RowGroups& groups) const {
     if (index.size(0) > 0) {
         at::Tensor routed;
         if (own_.routing == "one_hot") {
-            routed =
-                (at::eye(tasks_) / static_cast<double>(k)).repeat_interleave(k, 1).index_select(0, index);
+            routed = (at::eye(tasks_, floats()) / static_cast<double>(k))
+                         .repeat_interleave(k, 1)
+                         .index_select(0, index);
             routed = routed.unsqueeze(0).expand({tables, -1, -1});
         } else {
             std::vector<at::Tensor> values;
             for (const size_t table : specific_) values.push_back(value(table));
             routed = activated(at::stack(values).index_select(1, index));
             if (own_.routing == "learned_diag")
-                routed =
-                    (at::eye(tasks_).index_select(0, index).view({1, -1, tasks_, 1}) * routed.unsqueeze(2))
-                        .view({tables, -1, all});
+                routed = (at::eye(tasks_, floats()).index_select(0, index).view({1, -1, tasks_, 1}) *
+                          routed.unsqueeze(2))
+                             .view({tables, -1, all});
         }
         parts.push_back(routed);
     }
@@ -205,7 +206,7 @@ LowRank CPoly::private_products(size_t site, const Mixture& mixture) const {
     const at::Tensor &a = value(private_down_[site]), &b = value(private_up_[site]);
     const int64_t groups = mixture.groups.size(), k = own_.per_task;
     const size_t table = sharing_.table_of_site[site];
-    const at::Tensor row_group = at::tensor(mixture.groups.group_of_row, at::kInt).to(at::kLong);
+    const at::Tensor row_group = row_index(mixture.groups);
     LowRank update;
     update.gate_kind = Gate::diagonal;
     if (!mixture.specific.empty()) {
@@ -235,8 +236,7 @@ std::vector<LowRank> CPoly::update(size_t site, const Mixture& mixture) const {
             common.a = stack_down(value(down_[site]));
             common.b = stack_up(value(up_[site]));
             common.gate_kind = Gate::diagonal;
-            common.gate = weights.select(1, 0).index_select(
-                0, at::tensor(mixture.groups.group_of_row, at::kInt).to(at::kLong));
+            common.gate = weights.select(1, 0).index_select(0, row_index(mixture.groups));
             updates.push_back(std::move(common));
         }
         if (has_private) updates.push_back(private_products(site, mixture));
@@ -269,13 +269,13 @@ void CPoly::add_task(const std::string& start, Generator& noise) {
     const int64_t k = own_.per_task;
     for (size_t i = 0; i < private_down_.size(); ++i) {
         const at::Tensor &a = value(private_down_[i]), &b = value(private_up_[i]);
-        const at::Tensor fresh = draw_down({k, a.size(1), a.size(2)}, options_.init, 1, noise);
+        const at::Tensor fresh = draw_down({k, a.size(1), a.size(2)}, options_.init, 1, noise, device_);
         replace(private_down_[i], at::cat({a.detach(), fresh}, 0));
-        replace(private_up_[i], at::cat({b.detach(), at::zeros({k, b.size(1), b.size(2)})}, 0));
+        replace(private_up_[i], at::cat({b.detach(), at::zeros({k, b.size(1), b.size(2)}, floats())}, 0));
     }
     for (const size_t index : specific_) {
         // Not maker_: that of a loaded skillset leaves tensors uninitialised.
-        at::Tensor table = start_table(tasks_ + 1, TensorMaker(0, Fill::initialised));
+        at::Tensor table = start_table(tasks_ + 1, TensorMaker(0, Fill::initialised, device_));
         table.narrow(0, 0, tasks_).narrow(1, 0, value(index).size(1)).copy_(value(index).detach());
         replace(index, table);
     }
@@ -298,8 +298,8 @@ at::Tensor CPoly::skill_weights(size_t table, const Mixture& mixture) const {
     return at::cat(parts, 1);
 }
 
-/// C-Poly without common skills, each task on its own private skill alone: one LoRA per task and nothing shared.
-/// Explicit weights mix the tasks' outputs: y = W0 x + s sum_t v_t B_t(A_t x).
+/// C-Poly without common skills, each task on its own private skill alone: one LoRA per task and nothing
+/// shared. Explicit weights mix the tasks' outputs: y = W0 x + s sum_t v_t B_t(A_t x).
 class PrivateLora final : public CPoly {
   public:
     using CPoly::CPoly;

@@ -64,7 +64,8 @@ std::shared_ptr<Skillset> as_lora(const Skillset& learned, int task,
         // Filled with zeros on the side of b only, so that further training can use the rank.
         Parameter& down = *parameters.at(path + ".lora_a");
         copy_into(down, at::cat({a, down.value.detach().narrow(0, a.size(0), missing)}, 0));
-        copy_into(*parameters.at(path + ".lora_b"), at::cat({b, at::zeros({b.size(0), missing})}, 1));
+        copy_into(*parameters.at(path + ".lora_b"),
+                  at::cat({b, at::zeros({b.size(0), missing}, b.options())}, 1));
     }
     out->method().parameters_changed();
     return out;

@@ -8,7 +8,8 @@
 
 namespace polyad {
 
-at::Tensor dropout_mask(Generator::State start, int64_t rows, int64_t width, double dropout) {
+at::Tensor dropout_mask(Generator::State start, int64_t rows, int64_t width, double dropout,
+                        at::Device device) {
     const auto threshold = static_cast<uint32_t>(std::lround(dropout * 65536.0));
     const auto kept = static_cast<float>(65536.0 / (65536.0 - threshold));
     at::Tensor mask = at::empty({rows, width}, at::TensorOptions().dtype(at::kFloat));
@@ -25,7 +26,7 @@ at::Tensor dropout_mask(Generator::State start, int64_t rows, int64_t width, dou
             }
         }
     });
-    return mask;
+    return mask.to(device);
 }
 
 }  // namespace polyad

@@ -29,7 +29,7 @@ Mixture FactorCache::mixture(int32_t slot) const {
 void FactorCache::reserve(Stacked& stacked, const Factors& factors, at::ScalarType dtype) const {
     const int64_t rank = factors.a.size(0), had = stacked.a.defined() ? stacked.a.size(1) : 0;
     if (rank <= had) return;
-    const auto options = at::TensorOptions().dtype(dtype);
+    const auto options = factors.a.options().dtype(dtype);
     Stacked larger{at::empty({capacity_, rank, factors.a.size(1)}, options),
                    at::empty({capacity_, factors.b.size(0), rank}, options)};
     if (had > 0) {  // slots of a smaller rank are padded with zeros; readers keep the tensors they have

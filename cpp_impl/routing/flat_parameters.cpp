@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "backbone/device.h"
 #include "base/error.h"
 #include "io/bundle.h"
 #include "routing/skillset.h"
@@ -41,7 +42,8 @@ void get_flat_parameters(const Skillset& skillset, std::span<float> values) {
     expect_size(skillset, values.size());
     float* out = values.data();
     for (const Parameter& p : skillset.method().parameters())
-        if (p.trainable) out = std::copy_n(p.value.const_data_ptr<float>(), p.value.numel(), out);
+        if (p.trainable)
+            out = std::copy_n(on_host(p.value.detach()).const_data_ptr<float>(), p.value.numel(), out);
 }
 
 void set_flat_parameters(Skillset& skillset, std::span<const float> values) {
@@ -51,7 +53,9 @@ void set_flat_parameters(Skillset& skillset, std::span<const float> values) {
     const float* in = values.data();
     for (Parameter& p : skillset.method().parameters()) {
         if (!p.trainable) continue;
-        std::copy_n(in, p.value.numel(), p.value.mutable_data_ptr<float>());
+        const at::Tensor fresh = at::empty(p.value.sizes(), at::TensorOptions().dtype(at::kFloat));
+        std::copy_n(in, fresh.numel(), fresh.mutable_data_ptr<float>());
+        p.value.detach().copy_(fresh);
         in += p.value.numel();
     }
     skillset.method().parameters_changed();

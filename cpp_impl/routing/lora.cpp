@@ -169,10 +169,10 @@ class LoraAdaptation final : public Adaptation {
   private:
     at::Tensor keep_mask(const Site& site, const at::Tensor& x) const {
         if (const at::Tensor mask = recorded_noise(recorded_, site.path, "dropout_mask"); mask.defined())
-            return mask.reshape(x.sizes()).to(at::kFloat) / (1.0 - method_.dropout());
+            return mask.reshape(x.sizes()).to(x.device(), at::kFloat) / (1.0 - method_.dropout());
         if (!seed_) return {};
         return dropout_mask(named_generator(*seed_, site.path).state(), x.size(0), x.size(1),
-                            method_.dropout());
+                            method_.dropout(), x.device());
     }
 
     const Lora& method_;
@@ -194,7 +194,7 @@ std::unique_ptr<Adaptation> Lora::adapt(const RouteInput& input) {
     if (!input.weights.empty()) {
         std::vector<float> rows;
         for (const auto& weights : input.weights) rows.push_back(weights.empty() ? 1.0f : weights[0]);
-        gate = at::tensor(rows, at::kFloat).view({-1, 1});
+        gate = list(rows).view({-1, 1});
     }
     std::optional<uint64_t> seed;
     RouteInput recorded;
@@ -204,7 +204,8 @@ std::unique_ptr<Adaptation> Lora::adapt(const RouteInput& input) {
     }
     if (input.trace)
         for (const Site& site : sites_)
-            (*input.trace)[site.path]["weights"] = gate.defined() ? gate : at::ones({input.rows(), 1});
+            (*input.trace)[site.path]["weights"] =
+                gate.defined() ? gate : at::ones({input.rows(), 1}, floats());
     return std::make_unique<LoraAdaptation>(*this, std::move(gate), seed, std::move(recorded));
 }
 

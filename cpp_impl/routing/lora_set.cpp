@@ -114,7 +114,7 @@ class LoraSet final : public SiteMethod {
     std::optional<CollapsedSite> collapse(const Site& site, int task) override {
         at::NoGradGuard no_grad;
         const Place& place = places_[expect_position(site)];
-        const at::Tensor row = table_row(task);
+        const at::Tensor row = on_host(table_row(task));
         std::vector<at::Tensor> a = {value(weights_).new_zeros({0, site.d_in})},
                                 b = {value(weights_).new_zeros({site.d_out, 0})};
         for (size_t k = 0; k < members_.size(); ++k) {
@@ -135,7 +135,7 @@ class LoraSet final : public SiteMethod {
     }
 
     std::vector<float> task_weights(int task) override {
-        const at::Tensor row = table_row(task).contiguous();
+        const at::Tensor row = on_host(table_row(task));
         return {row.const_data_ptr<float>(), row.const_data_ptr<float>() + row.numel()};
     }
 
@@ -169,7 +169,7 @@ class LoraSet final : public SiteMethod {
         update.a = (whole ? value(place.down) : at::cat(a, 0)).unsqueeze(0);
         update.b = (whole ? value(place.up) : at::cat(b, 1)).unsqueeze(0);
         update.gate_kind = Gate::diagonal;
-        update.gate = weights.index_select(1, at::tensor(column, at::kLong));
+        update.gate = weights.index_select(1, list(column));
         return {std::move(update)};
     }
     using SiteMethod::position;
@@ -182,13 +182,13 @@ class LoraSet final : public SiteMethod {
     };
 
     at::Tensor even_rows(int64_t rows) const {
-        return at::full({rows, skill_count()}, 1.0f / static_cast<float>(skill_count()));
+        return at::full({rows, skill_count()}, 1.0f / static_cast<float>(skill_count()), floats());
     }
     /// Tasks that are the adapters themselves start as these, any others as the even mix.
     at::Tensor start_table() const {
         at::Tensor table = maker_.zeros({tasks_, skill_count()});
         if (maker_.fill() == Fill::initialised)
-            table.copy_(tasks_ == skill_count() ? at::eye(tasks_) : even_rows(tasks_));
+            table.copy_(tasks_ == skill_count() ? at::eye(tasks_, floats()) : even_rows(tasks_));
         return table;
     }
     at::Tensor table_row(int task) const {
@@ -228,7 +228,7 @@ std::unique_ptr<Adaptation> LoraSet::adapt(const RouteInput& input) {
     for (int row = 0; row < input.rows(); ++row) {
         const auto index = static_cast<size_t>(row);
         if (index < input.weights.size() && !input.weights[index].empty()) {
-            rows.push_back(at::tensor(input.weights[index], at::kFloat));
+            rows.push_back(list(input.weights[index]));
             continue;
         }
         check_task_id(input, row, tasks_);
@@ -239,7 +239,7 @@ std::unique_ptr<Adaptation> LoraSet::adapt(const RouteInput& input) {
         for (const Site& site : sites_) (*input.trace)[site.path]["weights"] = weights;
     // Adapters nobody uses cost nothing; in training a weight of 0 still has a gradient.
     const bool learns = at::GradMode::is_enabled() || input.mode == Mode::train;
-    const at::Tensor any = weights.detach().ne(0).any(0).contiguous();
+    const at::Tensor any = on_host(weights.detach().ne(0).any(0));
     std::vector<int64_t> used;
     for (int64_t k = 0; k < skill_count(); ++k)
         if (learns || any.const_data_ptr<bool>()[k]) used.push_back(k);

@@ -110,6 +110,7 @@ struct MethodContext {
     int tasks = 0;
     uint64_t seed = 0;
     Fill fill = Fill::initialised;
+    at::Device device = at::kCPU;  ///< of the parameters and of the tensors adapt() is for
     /// For methods that start from the backbone's own values (prompts, norms, layer copies). Null in tests
     /// that have sites only: such methods then refuse what they cannot start.
     const Backbone* backbone = nullptr;

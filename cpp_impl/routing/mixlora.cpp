@@ -111,7 +111,7 @@ class MixAdaptation final : public Adaptation {
         d.order = chosen.order;
         d.kept = chosen.kept;
         d.weights = replace(method_.weigh(d.p, chosen), layer);
-        const at::Tensor w = d.weights.detach().contiguous();
+        const at::Tensor w = on_host(d.weights.detach());  // who computes what is the host's to say
         const float* value = w.const_data_ptr<float>();
         d.tokens.resize(static_cast<size_t>(method_.experts()));
         for (int64_t n = 0; n < w.size(0); ++n)
@@ -150,7 +150,7 @@ class MixAdaptation final : public Adaptation {
                 sum = sum + out.to(at::kFloat) * g.unsqueeze(1);
                 continue;
             }
-            const at::Tensor places = at::tensor(d.tokens[e], at::kLong);
+            const at::Tensor places = method_.list(d.tokens[e]);
             sum = sum.index_add(0, places, out.to(at::kFloat) * g.index_select(0, places).unsqueeze(1));
         }
         if (!sum.defined())
@@ -171,7 +171,7 @@ class MixAdaptation final : public Adaptation {
         if (p.empty()) return {};
         const at::Tensor slots = at::cat(order, 0), taken = at::cat(kept, 0);
         const auto tokens = static_cast<double>(slots.size(0));
-        const at::Tensor counts = at::zeros({slots.size(1), method_.experts()})
+        const at::Tensor counts = at::zeros({slots.size(1), method_.experts()}, method_.floats())
                                       .scatter_add_(1, slots.t().contiguous(), taken.t().contiguous());
         return (counts.sum(0) / tokens * at::cat(p, 0).mean(0)).sum() *
                static_cast<double>(method_.experts());
@@ -193,8 +193,8 @@ class MixAdaptation final : public Adaptation {
                 else
                     values.insert(values.end(), given_[b].begin(), given_[b].end());
             }
-        return at::where(at::tensor(marks, at::kLong).to(at::kBool).view({-1, 1}),
-                         at::tensor(values, at::kFloat).view({-1, method_.experts()}), weights);
+        return at::where(method_.list(marks).to(at::kBool).view({-1, 1}),
+                         method_.list(values).view({-1, method_.experts()}), weights);
     }
 
     const MixLora& method_;

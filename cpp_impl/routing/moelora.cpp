@@ -55,7 +55,7 @@ class MoeLora final : public TaskRoutedMethod {
         update.b = stack_up(value(up_[site]));
         update.gate_kind = Gate::diagonal;
         update.gate = mixture.weights[sharing_.table_of_site[site]].select(1, 0).index_select(
-            0, at::tensor(mixture.groups.group_of_row, at::kInt).to(at::kLong));
+            0, row_index(mixture.groups));
         return {std::move(update)};
     }
 
@@ -69,7 +69,7 @@ class MoeLora final : public TaskRoutedMethod {
             // The spare row becomes the new task's, and a fresh one takes its place.
             const at::Tensor kept = value(index).detach().narrow(0, 0, tasks_ - 1);
             const at::Tensor spare = value(index).detach().narrow(0, tasks_ - 1, 1);
-            replace(index, at::cat({kept, row, spare}, 0));
+            replace(index, at::cat({kept, row.to(device_), spare}, 0));
         }
         ++tasks_;
         parameters_changed();
@@ -91,7 +91,8 @@ class MoeLora final : public TaskRoutedMethod {
         const at::Tensor tasks = task_index(mixture.groups);
         const at::Tensor given = explicit_weights(mixture.groups, 0, experts_);
         for (size_t table = 0; table < sharing_.tables.size(); ++table) {
-            at::Tensor weights = at::full({tasks.size(0), experts_}, 1.0 / static_cast<double>(experts_));
+            at::Tensor weights =
+                at::full({tasks.size(0), experts_}, 1.0 / static_cast<double>(experts_), floats());
             if (options_.train != "uniform")
                 weights = at::softmax(
                     at::mm(value(vectors_[table]).index_select(0, tasks), value(gates_[table]).t()), -1);

@@ -87,7 +87,7 @@ class MoLora final : public TokenRoutedMethod {
     static at::Tensor largest(const at::Tensor& p, int64_t k) {
         const at::Tensor order =
             std::get<1>(at::sort(p.detach(), /*stable=*/true, /*dim=*/-1, /*descending=*/true));
-        return at::zeros(p.sizes()).scatter_(1, order.narrow(1, 0, k), 1.0);
+        return at::zeros(p.sizes(), p.options().requires_grad(false)).scatter_(1, order.narrow(1, 0, k), 1.0);
     }
 
     /// The selection is a constant for the gradient; what is kept, and its sum, are not.

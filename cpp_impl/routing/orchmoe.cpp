@@ -226,14 +226,15 @@ void OrchMoe::add_task(const std::string& start, Generator&) {
 
 std::vector<float> OrchMoe::task_weights(int) {
     at::NoGradGuard no_grad;
-    at::Tensor mean = at::full({options_.skills}, 1.0 / static_cast<double>(options_.skills));
+    at::Tensor mean = at::full({options_.skills}, 1.0 / static_cast<double>(options_.skills), floats());
     if (!options_.gate_only && !sites_.empty()) {
-        const at::Tensor even =
-            at::full({1, 1, options_.latent_tasks}, 1.0 / static_cast<double>(options_.latent_tasks));
+        const at::Tensor even = at::full({1, 1, options_.latent_tasks},
+                                         1.0 / static_cast<double>(options_.latent_tasks), floats());
         std::vector<at::Tensor> sites;
         for (size_t i = 0; i < sites_.size(); ++i) sites.push_back(allocate(i, even, {}).mean(1));
-        mean = at::stack(sites).mean(0).view({-1}).contiguous();
+        mean = at::stack(sites).mean(0).view({-1});
     }
+    mean = on_host(mean);
     const float* values = mean.const_data_ptr<float>();
     return {values, values + mean.numel()};
 }

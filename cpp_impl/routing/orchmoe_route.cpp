@@ -40,10 +40,6 @@ void SharedInput::remember(const at::Tensor& x, int layer) {
 
 namespace {
 
-at::Tensor index_of(const std::vector<int64_t>& rows) {
-    return at::tensor(rows, at::kLong);
-}
-
 class OrchAdaptation final : public Adaptation {
   public:
     OrchAdaptation(const OrchMoe& method, const RouteInput& input);
@@ -127,7 +123,7 @@ OrchAdaptation::OrchAdaptation(const OrchMoe& method, const RouteInput& input)
                          " has no prompt token to take its route from, and none was read before");
         }
     }
-    if (!given_.empty()) weights_ = at::tensor(weights, at::kFloat).view({-1, options().skills});
+    if (!given_.empty()) weights_ = method_.list(weights).view({-1, options().skills});
     if (train_ && (options().samples_skills() || options().samples_tasks())) {
         recorded_.recorded = input.recorded;
         if (!input.recorded) seed_ = noise_seed(input, "OrchMoE routing");
@@ -184,14 +180,14 @@ at::Tensor OrchAdaptation::noise(const Site& site, const char* name, std::vector
         const at::Tensor u = recorded_noise(recorded_, site.path, name);
         if (!u.defined())
             fail(Code::invalid_argument, "no recorded noise '", name, "' for site '", site.path, "'");
-        return u.to(at::kFloat).reshape(shape);
+        return u.to(method_.device(), at::kFloat).reshape(shape);
     }
     at::Tensor u = at::empty(shape, at::TensorOptions().dtype(at::kFloat));
     // One p for the model is one draw for the model.
     const bool one = options().model_scope && std::string_view(name) == "u_task";
     named_generator(*seed_, one ? "router.u_task" : site.path + "." + name)
         .fill_uniform(u.mutable_data_ptr<float>(), static_cast<size_t>(u.numel()));
-    return u;
+    return u.to(method_.device());
 }
 
 at::Tensor OrchAdaptation::skill_noise(const Site& site) const {
@@ -214,7 +210,7 @@ at::Tensor OrchAdaptation::row_weights(size_t position, const Site& site, const 
     };
     if (!fresh_.empty()) {
         const auto chosen = [&](const at::Tensor& all) {
-            return all.defined() ? all.index_select(0, index_of(fresh_)) : all;
+            return all.defined() ? all.index_select(0, method_.list(fresh_)) : all;
         };
         const at::Tensor p = method_.classify(position, row_vectors(site, x), chosen(task_noise(site)));
         const at::Tensor v = method_.allocate(position, p, chosen(skill_noise(site)));
@@ -237,7 +233,7 @@ at::Tensor OrchAdaptation::row_weights(size_t position, const Site& site, const 
     }
     if (!given_.empty()) take(weights_.unsqueeze(1).expand({-1, options().splits, -1}), given_);
     at::Tensor weights = parts.size() == 1 ? parts[0] : at::cat(parts, 0);
-    if (parts.size() > 1) weights = weights.index_select(0, index_of(order).argsort());
+    if (parts.size() > 1) weights = weights.index_select(0, method_.list(order).argsort());
     trace(site, "weights", weights);
     return weights;
 }
@@ -267,9 +263,9 @@ at::Tensor OrchAdaptation::vectors_of_row(const Site& site, size_t row, const at
     if (options().attention) {
         at::Tensor scores = at::mm(own, keys.t()) / std::sqrt(static_cast<double>(own.size(1)));
         if (causal)
-            scores = scores.masked_fill(
-                at::arange(past + n).unsqueeze(0) > at::arange(past, past + n).unsqueeze(1),
-                -std::numeric_limits<double>::infinity());
+            scores = scores.masked_fill(at::arange(past + n, method_.floats()).unsqueeze(0) >
+                                            at::arange(past, past + n, method_.floats()).unsqueeze(1),
+                                        -std::numeric_limits<double>::infinity());
         out = at::mm(at::softmax(scores, -1), keys) + own;
     }
     if (!causal || options().pool != "mean") return out;
@@ -278,7 +274,7 @@ at::Tensor OrchAdaptation::vectors_of_row(const Site& site, size_t row, const at
     if (memory)
         memory->values[sums_name] =
             (past > 0 ? at::cat({remembered(sums_name).narrow(0, 0, past), sums}, 0) : sums).detach().clone();
-    return sums / at::arange(past + 1, past + n + 1).unsqueeze(1);
+    return sums / at::arange(past + 1, past + n + 1, method_.floats()).unsqueeze(1);
 }
 
 at::Tensor OrchAdaptation::token_vectors(const Site& site, const at::Tensor& x) const {
@@ -303,7 +299,7 @@ at::Tensor OrchAdaptation::token_weights(size_t position, const Site& site, cons
     for (size_t b = 0; b + 1 < rows.size(); ++b)
         row_of_token.insert(row_of_token.end(), static_cast<size_t>(rows[b + 1] - rows[b]),
                             static_cast<int64_t>(b));
-    const at::Tensor row = index_of(row_of_token);
+    const at::Tensor row = method_.list(row_of_token);
     const auto spread = [&](const at::Tensor& of_rows) {
         return of_rows.defined() ? of_rows.index_select(0, row) : of_rows;
     };
@@ -311,10 +307,11 @@ at::Tensor OrchAdaptation::token_weights(size_t position, const Site& site, cons
     at::Tensor weights = method_.allocate(position, p, spread(skill_noise(site)));
     if (!given_.empty()) {
         const auto count = static_cast<int64_t>(prompt_.size());
-        const at::Tensor index = index_of(given_);
-        const at::Tensor own =
-            at::zeros({count, 1, options().skills}).index_copy(0, index, weights_.unsqueeze(1));
-        const at::Tensor has = at::zeros({count, 1, 1}).index_fill(0, index, 1.0).to(at::kBool);
+        const at::Tensor index = method_.list(given_);
+        const at::Tensor own = at::zeros({count, 1, options().skills}, method_.floats())
+                                   .index_copy(0, index, weights_.unsqueeze(1));
+        const at::Tensor has =
+            at::zeros({count, 1, 1}, method_.floats()).index_fill(0, index, 1.0).to(at::kBool);
         weights = at::where(spread(has), spread(own), weights);
     }
     trace(site, "task_probs", p);

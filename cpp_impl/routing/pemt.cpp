@@ -20,7 +20,8 @@ namespace {
 constexpr double adapter_std = 0.01;
 constexpr int64_t reduction = 16;  // width of the model over width of the target adapter
 
-/// Which rows a norm sees. Families name their halves in the path; in a decoder-only model there is one stream.
+/// Which rows a norm sees. Families name their halves in the path; in a decoder-only model there is one
+/// stream.
 Stream stream_of_norm(const std::string& path, bool encoder_decoder) {
     return encoder_decoder && path.find("decoder") == std::string::npos ? Stream::source : Stream::tokens;
 }
@@ -48,10 +49,10 @@ Pemt::Pemt(const Json& config, const MethodContext& context)
     if (options_.train_norms && !backbone_)
         reader.refuse("train_norms", "trained norms start from the backbone's own, and there is none");
 
-    const bool encoder_decoder =
-        backbone_ ? backbone_->info().encoder_decoder
-                  : std::any_of(sites_.begin(), sites_.end(),
-                                [](const Site& site) { return site.stream == Stream::source; });
+    const bool encoder_decoder = backbone_ ? backbone_->info().encoder_decoder
+                                           : std::any_of(sites_.begin(), sites_.end(), [](const Site& site) {
+                                                 return site.stream == Stream::source;
+                                             });
     const int64_t m = sources_.count(), k = options_.adapter_dim;
     for (const Site& site : sites_) {
         Place place;
@@ -73,9 +74,8 @@ Pemt::Pemt(const Json& config, const MethodContext& context)
     }
     if (options_.train_norms) add_norms();
     for (int64_t i = 0; i < m; ++i)
-        source_prompt_.push_back(
-            add_frozen(text("source_prompt.", i), text("prompt.", i),
-                       {sources_.tasks[static_cast<size_t>(i)].prompt_tokens, width}));
+        source_prompt_.push_back(add_frozen(text("source_prompt.", i), text("prompt.", i),
+                                            {sources_.tasks[static_cast<size_t>(i)].prompt_tokens, width}));
     sources_.values.clear();
     for (int t = 0; t < tasks_; ++t) {  // last, so that a task that comes later appends its own
         at::Tensor start = prompts_->start(t, maker_);
@@ -158,7 +158,8 @@ void Pemt::parameters_changed() {
 }
 
 Bottleneck Pemt::expert_bottleneck(const Place& place) const {
-    return {value(place.experts[0]), value(place.experts[1]), value(place.experts[2]), value(place.experts[3])};
+    return {value(place.experts[0]), value(place.experts[1]), value(place.experts[2]),
+            value(place.experts[3])};
 }
 
 const Pemt::NormTable* Pemt::norm(const std::string& path) const {
@@ -189,18 +190,17 @@ void Pemt::add_described_task(const std::string& description, const std::string&
     if (start != "fresh" && start != "uniform")
         fail(Code::invalid_config, "start: '", start, "' is not known, allowed: fresh, uniform");
     const at::NoGradGuard no_gradients;
-    at::Tensor prompt = prompt_start(prompts_->add(description, noise));
+    at::Tensor prompt = prompt_start(prompts_->add(description, noise).to(device_));
     const auto grow = [&](size_t index, const at::Tensor& line) {
         replace(index, at::cat({value(index).detach(), line.unsqueeze(0)}, 0));
     };
     const auto drawn = [&](size_t index) {
         at::Tensor line = at::empty(value(index).sizes().slice(1), at::TensorOptions().dtype(at::kFloat));
-        noise.fill_normal(line.mutable_data_ptr<float>(), static_cast<size_t>(line.numel()), 0.0, adapter_std);
-        return line;
+        noise.fill_normal(line.mutable_data_ptr<float>(), static_cast<size_t>(line.numel()), 0.0,
+                          adapter_std);
+        return line.to(device_);
     };
-    const auto zero = [&](size_t index) {
-        return at::zeros(value(index).sizes().slice(1), at::TensorOptions().dtype(at::kFloat));
-    };
+    const auto zero = [&](size_t index) { return at::zeros(value(index).sizes().slice(1), floats()); };
     for (const Place& place : places_) {
         for (const size_t index : {place.gate, place.down_bias, place.up_bias}) grow(index, zero(index));
         for (const size_t index : {place.down, place.up}) grow(index, drawn(index));
@@ -212,7 +212,8 @@ void Pemt::add_described_task(const std::string& description, const std::string&
 
 std::vector<float> Pemt::task_weights(int task) {
     if (!backbone_) fail(Code::unsupported, "the gates of a task need the backbone");
-    if (task < 0 || task >= tasks_) fail(Code::unknown_task, "unknown_task: ", task, " of ", tasks_, " tasks");
+    if (task < 0 || task >= tasks_)
+        fail(Code::unknown_task, "unknown_task: ", task, " of ", tasks_, " tasks");
     const at::NoGradGuard no_gradients;
     std::vector<int32_t> row = prompts_->description(task);
     row.resize(std::clamp<size_t>(row.size(), 1, static_cast<size_t>(prompts_->tokens(task))));
@@ -235,9 +236,9 @@ std::vector<float> Pemt::task_weights(int task) {
     ForwardOptions options;
     options.adaptation = adaptation.get();
     backbone_->hidden(batch, options);
-    at::Tensor sum = at::zeros({sources_.count()});
+    at::Tensor sum = at::zeros({sources_.count()}, floats());
     for (const Place& place : places_) sum += trace.at(place.site.path).at("weights").select(0, 0);
-    sum /= static_cast<double>(places_.size());
+    sum = on_host(sum / static_cast<double>(places_.size()));
     return {sum.const_data_ptr<float>(), sum.const_data_ptr<float>() + sum.numel()};
 }
 

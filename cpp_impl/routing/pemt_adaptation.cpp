@@ -31,8 +31,8 @@ class PemtAdaptation final : public Adaptation {
                 goes_on_ = true;
         }
         sparsity_wanted_ = input_.mode == Mode::train && method_.options().ts_weight > 0.0;
-        if (input_.mode == Mode::train && method_.options().dynamic && method_.options().prompt_dropout > 0.0 &&
-            !input_.recorded)
+        if (input_.mode == Mode::train && method_.options().dynamic &&
+            method_.options().prompt_dropout > 0.0 && !input_.recorded)
             seed_ = noise_seed(input_, "prompt_dropout");
     }
 
@@ -63,8 +63,8 @@ class PemtAdaptation final : public Adaptation {
     at::Tensor route(const Pemt::Place& place, const at::Tensor& query) const;
     /// [rows, m].
     at::Tensor gates(const Pemt::Place& place, const at::Tensor& x);
-    void add_sparsity(const Pemt::Place& place, const at::Tensor& gates, const at::Tensor& u, const at::Tensor& f,
-                      const std::vector<at::Tensor>& experts);
+    void add_sparsity(const Pemt::Place& place, const at::Tensor& gates, const at::Tensor& u,
+                      const at::Tensor& f, const std::vector<at::Tensor>& experts);
 
     const Pemt& method_;
     const PromptedRows rows_;
@@ -92,9 +92,9 @@ at::Tensor PemtAdaptation::correlated(int task) const {
             const std::string drawn = text("dropout_mask.", i);
             if (seed_)
                 mask = dropout_mask(named_generator(*seed_, name + drawn).state(), own.size(0),
-                                    sources.back().size(0), dropout);
+                                    sources.back().size(0), dropout, own.device());
             else if (mask = recorded_noise(input_, name, drawn.c_str()); mask.defined())
-                mask = mask.to(at::kFloat) / (1.0 - dropout);
+                mask = mask.to(own.device(), at::kFloat) / (1.0 - dropout);
         }
         keep.push_back(std::move(mask));
     }
@@ -129,7 +129,7 @@ at::Tensor PemtAdaptation::route(const Pemt::Place& place, const at::Tensor& que
     for (const size_t b : fresh_) tasks.push_back(rows_.task[b]);
     const at::Tensor& table = method_.value(place.gate);
     if (rows_.one_task()) return at::softmax(at::mm(query, table.select(0, tasks.front()).t()), -1);
-    const at::Tensor each = table.index_select(0, at::tensor(tasks, at::kLong));
+    const at::Tensor each = table.index_select(0, method_.list(tasks));
     return at::softmax(at::bmm(each, query.unsqueeze(2)).squeeze(2), -1);
 }
 
@@ -146,17 +146,20 @@ at::Tensor PemtAdaptation::gates(const Pemt::Place& place, const at::Tensor& x) 
         if (fresh_.size() == rows_.task.size()) return routed;
     }
     std::vector<at::Tensor> lines(rows_.task.size());
-    for (size_t i = 0; i < fresh_.size(); ++i) lines[fresh_[i]] = routed.narrow(0, static_cast<int64_t>(i), 1);
+    for (size_t i = 0; i < fresh_.size(); ++i)
+        lines[fresh_[i]] = routed.narrow(0, static_cast<int64_t>(i), 1);
     for (size_t b = 0; b < lines.size(); ++b) {
         if (lines[b].defined()) continue;
         if (!given(b).empty()) {
-            lines[b] = at::tensor(given(b), at::kFloat).unsqueeze(0);
+            lines[b] = method_.list(given(b)).unsqueeze(0);
             continue;
         }
         const RouteMemory* kept = memory(b);
-        const auto found = kept ? kept->values.find(key) : std::map<std::string, at::Tensor>::const_iterator();
+        const auto found =
+            kept ? kept->values.find(key) : std::map<std::string, at::Tensor>::const_iterator();
         if (!kept || found == kept->values.end())
-            fail(Code::invalid_argument, "row ", b, " goes on after its prompt, but nothing was kept of its gates");
+            fail(Code::invalid_argument, "row ", b,
+                 " goes on after its prompt, but nothing was kept of its gates");
         lines[b] = found->second;
     }
     return at::cat(lines, 0);
@@ -192,7 +195,7 @@ at::Tensor PemtAdaptation::feed_forward(int layer, const at::Tensor& u, const at
         for (size_t b = 0; b + 1 < begin.size(); ++b)
             row_of_token.insert(row_of_token.end(), static_cast<size_t>(begin[b + 1] - begin[b]),
                                 static_cast<int64_t>(b));
-        const at::Tensor per_token = gate.index_select(0, at::tensor(row_of_token, at::kLong)).to(y.scalar_type());
+        const at::Tensor per_token = gate.index_select(0, method_.list(row_of_token)).to(y.scalar_type());
         const Bottleneck sources = method_.expert_bottleneck(place);
         for (int64_t i = 0; i < method_.sources().count(); ++i) {
             experts.push_back(sources.apply(u, i));
@@ -210,10 +213,10 @@ void PemtAdaptation::add_sparsity(const Pemt::Place& place, const at::Tensor& ga
     const at::Tensor seen = options.ts_detach_output ? f.detach() : f;
     const PemtSources& sources = method_.sources();
     const at::Tensor cosines =
-        experts.empty() ? cosine_to_low_rank(seen, u, method_.value(place.experts[0]),
-                                             method_.value(place.experts[1]),
-                                             sources.alpha / static_cast<double>(sources.rank))
-                        : cosine_to(seen, experts);
+        experts.empty()
+            ? cosine_to_low_rank(seen, u, method_.value(place.experts[0]), method_.value(place.experts[1]),
+                                 sources.alpha / static_cast<double>(sources.rank))
+            : cosine_to(seen, experts);
     at::Tensor mask;
     if (options.ts_mask_padding) mask = recorded_noise(input_, place.site.path, "attention_mask");
     sparsity_.push_back(task_sparsity(cosines, gates, mask.defined() ? mask.reshape({-1}) : mask));
@@ -226,7 +229,7 @@ at::Tensor PemtAdaptation::weight(const std::string& path) {
     const at::Tensor& table = method_.value(norm->index);
     if (rows_.one_task()) return table.select(0, rows_.task.front());
     at::Tensor& tasks = token_tasks_[static_cast<int>(norm->stream)];
-    if (!tasks.defined()) tasks = rows_.token_tasks(norm->stream);
+    if (!tasks.defined()) tasks = rows_.token_tasks(norm->stream, method_.device());
     return table.index_select(0, tasks);  // a gain per token
 }
 

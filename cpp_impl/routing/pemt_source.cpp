@@ -75,7 +75,9 @@ class PemtSource final : public SiteMethod {
         return std::nullopt;  // the prompt has no such form
     }
 
-    void add_task(const std::string& start, Generator& noise) override { add_described_task("", start, noise); }
+    void add_task(const std::string& start, Generator& noise) override {
+        add_described_task("", start, noise);
+    }
 
     void add_described_task(const std::string& description, const std::string& start,
                             Generator& noise) override {
@@ -83,8 +85,8 @@ class PemtSource final : public SiteMethod {
             fail(Code::invalid_config, "start: '", start, "' is not known, allowed: fresh, uniform");
         at::Tensor prompt = prompts_->add(description, noise);
         for (const Table& table : tables_)
-            replace(table.index, at::cat({value(table.index).detach(), line(table, noise)}, 0));
-        prompt_.push_back(add(text("prompt.", tasks_), ParameterGroup::task_vectors, std::move(prompt)));
+            replace(table.index, at::cat({value(table.index).detach(), line(table, noise).to(device_)}, 0));
+        prompt_.push_back(add(text("prompt.", tasks_), ParameterGroup::task_vectors, prompt.to(device_)));
         ++tasks_;
     }
 
@@ -119,7 +121,7 @@ class PemtSource final : public SiteMethod {
 
     LowRank update(int place, const std::vector<int32_t>& tasks, const std::vector<int32_t>& group) const {
         const size_t first = 2 * static_cast<size_t>(place);
-        const at::Tensor chosen = at::tensor(tasks, at::kInt).to(at::kLong);
+        const at::Tensor chosen = list(std::vector<int64_t>(tasks.begin(), tasks.end()));
         LowRank update;
         update.a = value(tables_[first].index).index_select(0, chosen);
         update.b = value(tables_[first + 1].index).index_select(0, chosen);
@@ -153,7 +155,7 @@ class PemtSource final : public SiteMethod {
     at::Tensor line(const Table& table, Generator& noise) const {
         std::vector<int64_t> shape = value(table.index).sizes().vec();
         shape[0] = 1;
-        if (table.start == Start::down) return draw_down(shape, init_, 1, noise);
+        if (table.start == Start::down) return draw_down(shape, init_, 1, noise, device_);
         at::Tensor out = at::zeros(shape, at::TensorOptions().dtype(at::kFloat));
         float* values = out.mutable_data_ptr<float>();
         const auto count = static_cast<size_t>(out.numel());
@@ -186,7 +188,8 @@ class PemtSourceAdaptation final : public Adaptation {
     }
 
     std::vector<at::Tensor> prefix() override {
-        if (std::all_of(rows_.prefix.begin(), rows_.prefix.end(), [](int64_t n) { return n == 0; })) return {};
+        if (std::all_of(rows_.prefix.begin(), rows_.prefix.end(), [](int64_t n) { return n == 0; }))
+            return {};
         std::vector<at::Tensor> out;
         for (size_t b = 0; b < rows_.task.size(); ++b)
             out.push_back(rows_.prefix[b] > 0 ? method_.prompt(rows_.task[b]) : at::Tensor());

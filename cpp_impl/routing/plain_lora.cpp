@@ -21,7 +21,7 @@ at::Tensor widened(const at::Tensor& part, int64_t dim, int64_t rank) {
     if (values.size(dim) == rank) return values.contiguous();
     std::vector<int64_t> shape = values.sizes().vec();
     shape[static_cast<size_t>(dim)] = rank - values.size(dim);
-    return at::cat({values, at::zeros(shape)}, dim).contiguous();
+    return at::cat({values, at::zeros(shape, values.options())}, dim).contiguous();
 }
 
 }  // namespace

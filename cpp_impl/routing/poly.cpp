@@ -56,8 +56,7 @@ class Poly final : public TaskRoutedMethod {
             update.a = stack_down(a);
             update.b = stack_up(b);
             update.gate_kind = Gate::diagonal;
-            update.gate = weights.select(1, 0).index_select(
-                0, at::tensor(mixture.groups.group_of_row, at::kInt).to(at::kLong));
+            update.gate = weights.select(1, 0).index_select(0, row_index(mixture.groups));
         }
         return {std::move(update)};
     }

@@ -48,7 +48,7 @@ void each_chunk(const at::Tensor& x, const Queries& queries, const Use& use) {
 /// g = w sum_i x_i + sum_j (w sum_i a_ij) x_j.
 at::Tensor pool_one(const at::Tensor& x, bool attention, Pool pool) {
     const Queries queries = queries_of(pool, x.size(0));
-    at::Tensor share = at::zeros({x.size(0)});
+    at::Tensor share = at::zeros({x.size(0)}, x.options());
     share.narrow(0, queries.begin, queries.count).fill_(1.0);
     if (attention)
         each_chunk(x, queries, [&](const at::Tensor&, const at::Tensor& a, int64_t) { share += a.sum(0); });
@@ -61,7 +61,7 @@ at::Tensor pool_one(const at::Tensor& x, bool attention, Pool pool) {
 at::Tensor pool_one_backward(const at::Tensor& x, const at::Tensor& gradient, bool attention, Pool pool) {
     const Queries queries = queries_of(pool, x.size(0));
     const at::Tensor t = gradient * queries.weight();
-    at::Tensor share = at::zeros({x.size(0)}), dx = at::zeros(x.sizes());
+    at::Tensor share = at::zeros({x.size(0)}, x.options()), dx = at::zeros(x.sizes(), x.options());
     share.narrow(0, queries.begin, queries.count).fill_(1.0);
     if (attention) {
         const at::Tensor e = at::mv(x, t);
@@ -103,8 +103,8 @@ class PoolNode final : public SavedNode {
 }  // namespace
 
 at::Tensor pool_spans(const at::Tensor& x, const std::vector<TokenSpan>& spans, bool attention, Pool pool) {
-    at::Tensor g =
-        at::empty({static_cast<int64_t>(spans.size()), x.size(1)}, at::TensorOptions().dtype(at::kFloat));
+    at::Tensor g = at::empty({static_cast<int64_t>(spans.size()), x.size(1)},
+                             x.options().dtype(at::kFloat).requires_grad(false));
     const at::Tensor values = x.detach();
     {
         at::NoGradGuard no_grad;

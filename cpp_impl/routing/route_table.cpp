@@ -21,7 +21,7 @@ std::map<int, at::Tensor> per_layer(const Trace& trace, const std::vector<Site>&
         if (entry == trace.end()) continue;
         const auto tensor = entry->second.find(name);
         if (tensor == entry->second.end()) continue;
-        const at::Tensor value = tensor->second.to(at::kFloat);
+        const at::Tensor value = tensor->second.to(at::kCPU, at::kFloat);
         found[site.layer].push_back(
             value.dim() == 2 ? value : value.reshape({value.size(0), -1, value.size(-1)}).mean(1));
     }

@@ -9,7 +9,10 @@
 namespace polyad {
 
 SiteMethod::SiteMethod(const MethodContext& context)
-    : sites_(context.sites), tasks_(context.tasks), maker_(context.seed, context.fill) {
+    : sites_(context.sites),
+      tasks_(context.tasks),
+      device_(context.device),
+      maker_(context.seed, context.fill, context.device) {
     for (size_t i = 0; i < sites_.size(); ++i) position_of_index_[sites_[i].index] = static_cast<int>(i);
 }
 

@@ -7,6 +7,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "backbone/device.h"
 #include "base/error.h"
 #include "routing/method.h"
 
@@ -15,6 +16,13 @@ namespace polyad {
 class SiteMethod : public Method {
   public:
     std::vector<Parameter>& parameters() override { return parameters_; }
+    at::Device device() const { return device_; }
+    at::TensorOptions floats() const { return at::TensorOptions().dtype(at::kFloat).device(device_); }
+    /// A list of the host's as a tensor beside the parameters.
+    template <class T>
+    at::Tensor list(const std::vector<T>& values) const {
+        return device_list(values, device_);
+    }
 
   protected:
     explicit SiteMethod(const MethodContext& context);
@@ -32,6 +40,7 @@ class SiteMethod : public Method {
 
     std::vector<Site> sites_;
     int tasks_ = 0;
+    at::Device device_;
     TensorMaker maker_;
     std::vector<Parameter> parameters_;
 

@@ -13,6 +13,7 @@
 #include <optional>
 #include <set>
 
+#include "backbone/device.h"
 #include "base/error.h"
 #include "io/bundle.h"
 #include "routing/intuition.h"
@@ -163,6 +164,12 @@ void check_tensors(const std::vector<StoredTensor>& tensors, const std::vector<P
     if (!stored.empty()) refuse(stored.begin()->first, "belongs to nothing the method knows");
 }
 
+at::Tensor values_of(const StoredTensor& tensor) {
+    at::Tensor out = at::empty(tensor.shape, at::TensorOptions().dtype(at::kFloat));
+    std::memcpy(out.mutable_data_ptr<float>(), tensor.data.data(), tensor.data.size());
+    return out;
+}
+
 }  // namespace
 
 TaskEntry TaskEntry::from(const Task& task) {
@@ -188,9 +195,9 @@ std::shared_ptr<Skillset> Skillset::build(std::shared_ptr<const Backbone> backbo
     Json own = own_config(config);
     const auto name = config.find("method");
     if (own.value("target_modules", Json()).is_null())
-        own["target_modules"] =
-            name != config.end() && name->is_string() ? default_target_modules(name->get<std::string>())
-                                                      : "all-linear";
+        own["target_modules"] = name != config.end() && name->is_string()
+                                    ? default_target_modules(name->get<std::string>())
+                                    : "all-linear";
     ConfigReader reader(own, "skillset");
     reader.accept("target_modules");
     self.target_modules_ = own["target_modules"];
@@ -210,6 +217,7 @@ std::shared_ptr<Skillset> Skillset::build(std::shared_ptr<const Backbone> backbo
     context.seed = self.seed_;
     context.fill = fill;
     context.backbone = self.backbone_.get();
+    context.device = self.backbone_->device();
     context.task_vectors = task_vectors;
     for (const TaskEntry& task : self.tasks_) context.task_texts.push_back(task.instruction);
     self.method_ = make_method(method_config(config), context);
@@ -277,8 +285,7 @@ std::shared_ptr<Skillset> Skillset::load(std::shared_ptr<const Backbone> backbon
     for (const StoredTensor& tensor : bundle.tensors) stored[tensor.name] = &tensor;
     for (Parameter& p : skillset->method_->parameters()) {
         const StoredTensor& tensor = *stored.at(p.name);
-        if (!tensor.data.empty())
-            std::memcpy(p.value.mutable_data_ptr<float>(), tensor.data.data(), tensor.data.size());
+        if (!tensor.data.empty()) p.value.detach().copy_(values_of(tensor));
     }
     skillset->method_->parameters_changed();
     if (intuition) {
@@ -306,8 +313,10 @@ std::string Skillset::save_to_memory() const {
     for (const TaskEntry& task : tasks_) bundle.tasks.push_back(to_json(task));
     bundle.metadata = metadata_;
     bundle.extra = extra_;
+    std::vector<at::Tensor> in_host_memory;  // until the bundle is encoded
     for (const Parameter& p : method_->parameters()) {
-        const float* values = p.value.const_data_ptr<float>();
+        in_host_memory.push_back(on_host(p.value.detach()));
+        const float* values = in_host_memory.back().const_data_ptr<float>();
         const auto count = static_cast<size_t>(p.value.numel());
         for (size_t i = 0; i < count; ++i)
             if (!std::isfinite(values[i]))
@@ -340,9 +349,7 @@ std::shared_ptr<Skillset> Skillset::snapshot() const {
     const std::vector<Parameter>& from = method_->parameters();
     std::vector<Parameter>& to = copy->method_->parameters();
     POLYAD_CHECK(from.size() == to.size());
-    for (size_t i = 0; i < from.size(); ++i)
-        std::copy_n(from[i].value.const_data_ptr<float>(), from[i].value.numel(),
-                    to[i].value.mutable_data_ptr<float>());
+    for (size_t i = 0; i < from.size(); ++i) to[i].value.detach().copy_(from[i].value.detach());
     copy->method_->parameters_changed();
     copy->intuition_ = intuition_;
     copy->metadata_ = metadata_;

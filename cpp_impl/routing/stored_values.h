@@ -19,7 +19,7 @@ inline at::Tensor values_of(const StoredTensor& stored) {
 }
 
 inline StoredTensor stored_values(const at::Tensor& value, std::string name = {}) {
-    const at::Tensor plain = value.detach().to(at::kFloat).contiguous();
+    const at::Tensor plain = value.detach().to(at::kCPU, at::kFloat).contiguous();
     return float_tensor(std::move(name), plain.sizes().vec(),
                         {plain.const_data_ptr<float>(), static_cast<size_t>(plain.numel())});
 }

@@ -185,12 +185,15 @@ void TaskMoe::add_router(const MethodContext& context) {
     shelf.value = [this](size_t index) -> const at::Tensor& { return value(index); };
     router_ = make_task_router(options_.router, {sharing_.tables, options_.experts, options_.vector_width},
                                maker_, std::move(shelf));
-    steps_ = add("router_steps", ParameterGroup::scalars, maker_.zeros({1}));
+    steps_ = add(
+        "router_steps", ParameterGroup::scalars,
+        maker_.fill() == Fill::shapes_only ? maker_.zeros({1}) : maker_.zeros({1}).cpu());  // the host counts
 
     if (options_.disabled.empty() || maker_.fill() == Fill::shapes_only) return;
     disabled_ = at::zeros({layers(), 1, options_.experts});
     for (const auto& [layer, expert] : options_.disabled)
         disabled_[table_of_layer(static_cast<int>(layer))][0][expert] = 1e10;
+    disabled_ = disabled_.to(device_);
 }
 
 void TaskMoe::set_training(const std::string& what) {
@@ -315,7 +318,7 @@ std::optional<CollapsedSite> TaskMoe::collapse(const Site& site, int task) {
     const size_t position = expect_position(site);
     const at::NoGradGuard no_grad;
     const at::Tensor weights =
-        routes_of_task(task).weights[static_cast<int64_t>(sharing_.table_of_site[position])][0].contiguous();
+        on_host(routes_of_task(task).weights[static_cast<int64_t>(sharing_.table_of_site[position])][0]);
     std::vector<at::Tensor> a, b;
     for (int64_t e = 0; e < options_.experts; ++e) {
         const float weight = weights.const_data_ptr<float>()[e];
@@ -337,17 +340,17 @@ void TaskMoe::add_task(const std::string& start, Generator& noise) {
         if (start == "average" && tasks_ > 0) {
             row = known.mean(0, true);
         } else {
-            row = at::empty({1, options_.vector_width}, known.options());
+            row = at::empty({1, options_.vector_width}, at::TensorOptions().dtype(at::kFloat));
             noise.fill_normal(row.mutable_data_ptr<float>(), static_cast<size_t>(row.numel()), 0.0, 1.0);
         }
-        replace(vectors_, at::cat({known, row}, 0));
+        replace(vectors_, at::cat({known, row.to(device_)}, 0));
     }
     ++tasks_;
 }
 
 std::vector<float> TaskMoe::task_weights(int task) {
     const at::NoGradGuard no_grad;
-    const at::Tensor mean = routes_of_task(task).weights.select(1, 0).mean(0).contiguous();
+    const at::Tensor mean = on_host(routes_of_task(task).weights.select(1, 0).mean(0));
     const float* values = mean.const_data_ptr<float>();
     return {values, values + mean.numel()};
 }

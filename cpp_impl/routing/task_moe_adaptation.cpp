@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "backbone/backbone.h"
+#include "backbone/device.h"
 #include "base/error.h"
 
 namespace polyad {
@@ -38,7 +39,7 @@ class LayerExperts final : public Adaptation {
     LayerExperts(const TaskMoe& method, TaskRoutes routes, const RouteInput& input)
         : method_(method), routes_(std::move(routes)), rows_{input.row_begin, input.source_begin} {
         if (routes_.weights.requires_grad()) return;
-        const at::Tensor weights = routes_.weights.contiguous();
+        const at::Tensor weights = routes_on_host_ = on_host(routes_.weights);
         const float* w = weights.const_data_ptr<float>();
         const int64_t layers = weights.size(0), rows = weights.size(1), experts = weights.size(2);
         parts_.resize(static_cast<size_t>(layers * experts));
@@ -85,7 +86,7 @@ class LayerExperts final : public Adaptation {
         const at::Tensor g = routes_.weights[method_.table_of_layer(layer)];
         std::vector<int64_t> lengths;
         for (size_t b = 0; b + 1 < rows.size(); ++b) lengths.push_back(rows[b + 1] - rows[b]);
-        const at::Tensor row_of = at::tensor(numbers(lengths), at::kLong);
+        const at::Tensor row_of = method_.list(numbers(lengths));
         at::Tensor sum;
         at::ScalarType type = at::kFloat;
         for (size_t e = 0; e < outputs.size(); ++e) {
@@ -93,7 +94,8 @@ class LayerExperts final : public Adaptation {
             const at::Tensor& out = outputs[e];
             type = out.scalar_type();
             const std::vector<int64_t>* some = part(layer, static_cast<int>(e));
-            if (some && static_cast<int64_t>(some->size()) == g.size(0) && is_one(g, static_cast<int64_t>(e)))
+            if (some && static_cast<int64_t>(some->size()) == g.size(0) &&
+                is_one(layer, static_cast<int64_t>(e)))
                 return out;  // everyone's only expert
             const at::Tensor weight = g.select(1, static_cast<int64_t>(e));
             if (!sum.defined())
@@ -102,7 +104,7 @@ class LayerExperts final : public Adaptation {
                 sum = sum + out.to(at::kFloat) * weight.index_select(0, row_of).unsqueeze(1);
                 continue;
             }
-            const at::Tensor places = at::tensor(positions(rows, *some), at::kLong);
+            const at::Tensor places = method_.list(positions(rows, *some));
             sum = sum.index_add(
                 0, places,
                 out.to(at::kFloat) * weight.index_select(0, row_of.index_select(0, places)).unsqueeze(1));
@@ -117,7 +119,8 @@ class LayerExperts final : public Adaptation {
         if (parts_.empty()) return nullptr;
         return &parts_[static_cast<size_t>(method_.table_of_layer(layer) * method_.options().experts + copy)];
     }
-    static bool is_one(const at::Tensor& g, int64_t expert) {
+    bool is_one(int layer, int64_t expert) const {
+        const at::Tensor g = routes_on_host_[method_.table_of_layer(layer)];
         return g.select(1, expert).eq(1.0).all().item<bool>();
     }
     static std::vector<int64_t> numbers(const std::vector<int64_t>& lengths) {
@@ -138,6 +141,7 @@ class LayerExperts final : public Adaptation {
     TaskRoutes routes_;
     RowBegin rows_[2];
     std::vector<std::vector<int64_t>> parts_;  ///< [layers * experts]
+    at::Tensor routes_on_host_;                ///< with parts_
     int64_t encoder_layers_ = 0;
     int table_ = -1;  ///< of the layer whose copy runs
     size_t expert_ = 0;

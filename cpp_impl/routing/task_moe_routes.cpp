@@ -13,7 +13,7 @@
 namespace polyad {
 namespace {
 
-at::Tensor given_weights(const RouteInput& input, int64_t experts, at::Tensor& has) {
+at::Tensor given_weights(const RouteInput& input, int64_t experts, at::Device device, at::Tensor& has) {
     std::vector<float> values;
     std::vector<int64_t> marks;
     for (const std::vector<float>& weights : input.weights) {
@@ -23,8 +23,8 @@ at::Tensor given_weights(const RouteInput& input, int64_t experts, at::Tensor& h
         else
             values.insert(values.end(), weights.begin(), weights.end());
     }
-    has = at::tensor(marks, at::kLong).to(at::kBool).view({1, -1, 1});
-    return at::tensor(values, at::kFloat).view({1, -1, experts});
+    has = device_list(marks, device).to(at::kBool).view({1, -1, 1});
+    return device_list(values, device).view({1, -1, experts});
 }
 
 }  // namespace
@@ -59,7 +59,7 @@ TaskRoutes TaskMoe::route(const RouteInput& input) const {
         routes.weights = random_routes(input, seed);
     if (!input.weights.empty()) {
         at::Tensor has;
-        const at::Tensor given = given_weights(input, options_.experts, has);
+        const at::Tensor given = given_weights(input, options_.experts, device_, has);
         routes.weights = at::where(has, given, routes.weights);
     }
     return routes;
@@ -75,8 +75,8 @@ TaskRoutes TaskMoe::learned_routes(const RouteInput& input, const std::optional<
     std::optional<Generator> dropout;
     if (train && seed) dropout = named_generator(*seed, "router_dropout");
     TaskRoutes routes;
-    routes.logits = router_->logits(value(vectors_).index_select(0, at::tensor(ids, at::kLong)),
-                                    dropout ? &*dropout : nullptr);
+    routes.logits =
+        router_->logits(value(vectors_).index_select(0, list(ids)), dropout ? &*dropout : nullptr);
     const at::Tensor z = disabled_.defined() ? routes.logits - disabled_ : routes.logits;
     if (!train && options_.eval_route == "argmax") {
         routes.weights = largest_expert(z);
@@ -114,7 +114,7 @@ at::Tensor TaskMoe::uniforms(const RouteInput& input, const std::optional<uint64
             }
         }
     }
-    return u;
+    return u.to(device_);
 }
 
 at::Tensor TaskMoe::average_routes(int64_t rows) const {
@@ -123,7 +123,7 @@ at::Tensor TaskMoe::average_routes(int64_t rows) const {
         const std::vector<int64_t> experts = allowed(static_cast<size_t>(l));
         for (const int64_t e : experts) weights[l][0][e] = 1.0 / static_cast<double>(experts.size());
     }
-    return weights.expand({-1, rows, -1}).contiguous();
+    return weights.to(device_).expand({-1, rows, -1}).contiguous();
 }
 
 /// "instance_random": a one-hot of its own for every row and layer of a training batch, one route for all in
@@ -152,7 +152,7 @@ at::Tensor TaskMoe::random_routes(const RouteInput& input, const std::optional<u
             for (size_t k = 0; k < taken; ++k) out[choices[order[k]]] = 1.0f / static_cast<float>(taken);
         }
     }
-    return weights;
+    return weights.to(device_);
 }
 
 /// With probability `exploration` a row's route in a layer gives way to a random one.
@@ -173,8 +173,7 @@ void TaskMoe::explore(at::Tensor& weights, uint64_t seed) const {
                 for (const int64_t e : choices) out[e] = 1.0f / static_cast<float>(choices.size());
         }
     }
-    weights =
-        at::where(at::tensor(marks, at::kLong).to(at::kBool).view({layers(), rows, 1}), instead, weights);
+    weights = at::where(list(marks).to(at::kBool).view({layers(), rows, 1}), instead.to(device_), weights);
 }
 
 }  // namespace polyad

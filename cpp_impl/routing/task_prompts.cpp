@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "backbone/backbone.h"
+#include "backbone/device.h"
 #include "base/error.h"
 #include "routing/site_method.h"
 
@@ -57,29 +58,31 @@ int64_t TaskPrompts::choose_length(const std::string& description, int task) con
                         "prompt_init");
         const auto count = static_cast<int64_t>(encode(description).size());
         if (count > 0) return tokens_ > 0 ? tokens_ : std::min(count, most_);
-        throw Error(Code::invalid_config,
-                    text("empty_prompt: nothing describes task ", task,
-                         ", so its prompt has no tokens; give it an instruction, or \"prompt_init\": \"random\" "
-                         "with \"prompt_tokens\""),
-                    "prompt_init");
+        throw Error(
+            Code::invalid_config,
+            text("empty_prompt: nothing describes task ", task,
+                 ", so its prompt has no tokens; give it an instruction, or \"prompt_init\": \"random\" "
+                 "with \"prompt_tokens\""),
+            "prompt_init");
     }
     if (tokens_ > 0) return tokens_;
-    throw Error(Code::invalid_config,
-                "empty_prompt: prompt_tokens: \"prompt_init\": \"random\" needs the number of tokens, 1 or more",
-                "prompt_tokens");
+    throw Error(
+        Code::invalid_config,
+        "empty_prompt: prompt_tokens: \"prompt_init\": \"random\" needs the number of tokens, 1 or more",
+        "prompt_tokens");
 }
 
 at::Tensor TaskPrompts::embedded(const std::string& description, int64_t tokens) const {
     const std::vector<int32_t> ids = encode(description);
     if (ids.empty())
-        throw Error(Code::invalid_config, "empty_prompt: nothing describes the task, so its prompt has no tokens",
-                    "prompt_init");
+        throw Error(Code::invalid_config,
+                    "empty_prompt: nothing describes the task, so its prompt has no tokens", "prompt_init");
     std::vector<int32_t> wanted;  // cut, or repeated, to the length asked for
     for (int64_t i = 0; i < tokens; ++i) wanted.push_back(ids[static_cast<size_t>(i) % ids.size()]);
     const at::Tensor rows = backbone_->embed(wanted).detach().to(at::kFloat).clone();
     if (rows.dim() != 2 || rows.size(1) != width_)
-        fail(Code::invalid_argument, "the backbone's embeddings have width ", rows.size(-1), ", prompts need ",
-             width_);
+        fail(Code::invalid_argument, "the backbone's embeddings have width ", rows.size(-1),
+             ", prompts need ", width_);
     return rows;
 }
 
@@ -143,12 +146,12 @@ bool PromptedRows::one_task() const {
     return std::adjacent_find(task.begin(), task.end(), std::not_equal_to<>()) == task.end();
 }
 
-at::Tensor PromptedRows::token_tasks(Stream stream) const {
+at::Tensor PromptedRows::token_tasks(Stream stream, at::Device device) const {
     const RowBegin& rows = begin[static_cast<int>(stream)];
     std::vector<int64_t> out;
     for (size_t b = 0; b + 1 < rows.size(); ++b)
         out.insert(out.end(), static_cast<size_t>(rows[b + 1] - rows[b]), task[b]);
-    return at::tensor(out, at::kLong);
+    return device_list(out, device);
 }
 
 }  // namespace polyad

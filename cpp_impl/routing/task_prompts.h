@@ -18,8 +18,8 @@ namespace polyad {
 /// How many positions each task's prompt has, and what they start from.
 class TaskPrompts {
   public:
-    /// Reads prompt_init, prompt_tokens, max_prompt_tokens and prompt_lengths. Code::invalid_config for a task
-    /// whose prompt would have no tokens.
+    /// Reads prompt_init, prompt_tokens, max_prompt_tokens and prompt_lengths. Code::invalid_config for a
+    /// task whose prompt would have no tokens.
     TaskPrompts(ConfigReader& reader, const MethodContext& context, int64_t width);
 
     int64_t width() const { return width_; }
@@ -59,7 +59,7 @@ struct PromptedRows {
     PromptedRows(const RouteInput& input, const TaskPrompts& prompts, int tasks);
     bool one_task() const;
     /// Task of every token of a stream, int64 [N].
-    at::Tensor token_tasks(Stream stream) const;
+    at::Tensor token_tasks(Stream stream, at::Device device) const;
 };
 
 }  // namespace polyad

@@ -118,26 +118,30 @@ TaskRoutedMethod::TaskRoutedMethod(const MethodContext& context, PolyOptions opt
       sharing_(share_routers(sites_, options_.granularity)) {}
 
 at::Tensor TaskRoutedMethod::with_new_row(const at::Tensor& logits, const std::string& start,
-                                          Generator& noise) {
+                                          Generator& noise) const {
     at::Tensor row = at::zeros({1, logits.size(1)});
     if (start == "fresh")
         noise.fill_uniform(row.mutable_data_ptr<float>(), static_cast<size_t>(row.numel()), -1e-3, 1e-3);
     else if (start != "uniform")
         fail(Code::invalid_config, "start: '", start, "' is not known, allowed: fresh, uniform");
-    return at::cat({logits.detach(), row}, 0);
+    return at::cat({logits.detach(), row.to(device_)}, 0);
 }
 
-at::Tensor TaskRoutedMethod::task_index(const RowGroups& groups) {
+at::Tensor TaskRoutedMethod::row_index(const RowGroups& groups) const {
+    return list(std::vector<int64_t>(groups.group_of_row.begin(), groups.group_of_row.end()));
+}
+
+at::Tensor TaskRoutedMethod::task_index(const RowGroups& groups) const {
     std::vector<int64_t> ids;
     for (const MixtureKey& key : groups.keys)
         if (key.routed()) ids.push_back(key.task);
-    return at::tensor(ids, at::kLong);
+    return list(ids);
 }
 
-at::Tensor TaskRoutedMethod::explicit_weights(const RowGroups& groups, int64_t begin, int64_t count) {
+at::Tensor TaskRoutedMethod::explicit_weights(const RowGroups& groups, int64_t begin, int64_t count) const {
     std::vector<at::Tensor> rows;
     for (const MixtureKey& key : groups.keys)
-        if (!key.routed()) rows.push_back(at::tensor(key.weights, at::kFloat).narrow(0, begin, count));
+        if (!key.routed()) rows.push_back(list(key.weights).narrow(0, begin, count));
     return rows.empty() ? at::Tensor() : at::stack(rows);
 }
 
@@ -150,7 +154,8 @@ void TaskRoutedMethod::mix_tables(const std::vector<at::Tensor>& logits, const a
     const int64_t routed = index.size(0);
     std::vector<at::Tensor> gates, weights;
     if (routed > 0 && options_.train == "uniform") {
-        const at::Tensor even = at::full({tables, routed, splits, skills}, 1.0 / static_cast<double>(skills));
+        const at::Tensor even =
+            at::full({tables, routed, splits, skills}, 1.0 / static_cast<double>(skills), floats());
         gates.push_back(even);
         weights.push_back(even);
     } else if (routed > 0) {
@@ -178,7 +183,7 @@ at::Tensor TaskRoutedMethod::draw_noise(const RouteInput& input, int64_t groups)
             at::Tensor u = recorded_noise(input, sites_[site].path, "u");
             if (!u.defined())
                 fail(Code::invalid_argument, "no recorded noise 'u' for site '", sites_[site].path, "'");
-            recorded.push_back(u.to(at::kFloat).view({groups, splits, skills}));
+            recorded.push_back(u.to(device_, at::kFloat).view({groups, splits, skills}));
         }
         return at::stack(recorded);
     }
@@ -190,7 +195,7 @@ at::Tensor TaskRoutedMethod::draw_noise(const RouteInput& input, int64_t groups)
         named_generator(seed, table).fill_uniform(out, each);
         out += each;
     }
-    return u;
+    return u.to(device_);
 }
 
 std::unique_ptr<Adaptation> TaskRoutedMethod::adapt(const RouteInput& input) {
@@ -249,7 +254,7 @@ void TaskRoutedMethod::parameters_changed() {
 }
 
 void TaskRoutedMethod::trace(const Mixture& mixture, const RouteInput& input) const {
-    const at::Tensor rows = at::tensor(mixture.groups.group_of_row, at::kInt).to(at::kLong);
+    const at::Tensor rows = row_index(mixture.groups);
     for (size_t i = 0; i < sites_.size(); ++i) {
         auto& site = (*input.trace)[sites_[i].path];
         const size_t table = sharing_.table_of_site[i];
@@ -290,7 +295,7 @@ std::vector<float> TaskRoutedMethod::task_weights(int task) {
     std::vector<at::Tensor> tables;
     for (size_t i = 0; i < sharing_.tables.size(); ++i)
         tables.push_back(skill_weights(i, mixture).select(0, 0));
-    const at::Tensor mean = at::stack(tables).mean(0).contiguous();
+    const at::Tensor mean = on_host(at::stack(tables).mean(0));
     const float* values = mean.const_data_ptr<float>();
     return {values, values + mean.numel()};
 }

@@ -67,11 +67,13 @@ class TaskRoutedMethod : public SiteMethod {
     /// z and w of `logits` (one [tasks, splits * skills] per table): explicit weights go in as they are.
     void mix_tables(const std::vector<at::Tensor>& logits, const at::Tensor& u, Mixture& mixture) const;
     /// A logit table with one more row: "fresh" draws it as at the start, "uniform" makes the even mix.
-    static at::Tensor with_new_row(const at::Tensor& logits, const std::string& start, Generator& noise);
+    at::Tensor with_new_row(const at::Tensor& logits, const std::string& start, Generator& noise) const;
     /// Task ids of the routed groups.
-    static at::Tensor task_index(const RowGroups& groups);
+    at::Tensor task_index(const RowGroups& groups) const;
+    /// Each row's group, [rows].
+    at::Tensor row_index(const RowGroups& groups) const;
     /// Explicit weights [begin, begin + count) of the unrouted groups, undefined when there are none.
-    static at::Tensor explicit_weights(const RowGroups& groups, int64_t begin, int64_t count);
+    at::Tensor explicit_weights(const RowGroups& groups, int64_t begin, int64_t count) const;
 
     PolyOptions options_;
     RouterSharing sharing_;

@@ -226,7 +226,8 @@ class TransformerRouter final : public SequenceRouter {
         const uint64_t high = dropout->next_u32();
         const Generator masks(high << 32 | dropout->next_u32());
         const int64_t width = x.size(-1);
-        return x * dropout_mask(masks.state(), x.numel() / width, width, dropout_).view(x.sizes());
+        return x *
+               dropout_mask(masks.state(), x.numel() / width, width, dropout_, x.device()).view(x.sizes());
     }
     at::Tensor norm(const Affine& affine, const at::Tensor& x) const {
         return at::layer_norm(x, {x.size(-1)}, value(affine.weight), value(affine.bias), norm_eps);

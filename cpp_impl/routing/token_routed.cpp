@@ -6,6 +6,7 @@
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/where.h>
 
+#include "backbone/device.h"
 #include "base/error.h"
 
 namespace polyad {
@@ -39,7 +40,7 @@ class TokenAdaptation final : public Adaptation {
 at::Tensor TokenRoute::per_token(const at::Tensor& value) const {
     std::vector<int64_t> lengths;
     for (size_t b = 0; b + 1 < rows.size(); ++b) lengths.push_back(rows[b + 1] - rows[b]);
-    return value.repeat_interleave(at::tensor(lengths, at::kLong), 0);
+    return value.repeat_interleave(device_list(lengths, value.device()), 0, rows.back());
 }
 
 at::Tensor TokenRoute::replace(const at::Tensor& weights) const {
@@ -59,7 +60,7 @@ std::unique_ptr<Adaptation> TokenRoutedMethod::adapt(const RouteInput& input) {
     TokenRoute route;
     route.rows = input.row_begin;
     route.sink = input.trace;
-    route.intuition = input.intuition;
+    if (input.intuition.defined()) route.intuition = input.intuition.to(device_);
     if (route.intuition.defined() && (route.intuition.dim() != 2 || route.intuition.size(0) != input.rows() ||
                                       route.intuition.size(1) != skills))
         fail(Code::invalid_argument, "intuition has shape ", route.intuition.sizes(), ", needs [",
@@ -74,8 +75,8 @@ std::unique_ptr<Adaptation> TokenRoutedMethod::adapt(const RouteInput& input) {
             else
                 given.insert(given.end(), weights.begin(), weights.end());
         }
-        route.explicit_weights = at::tensor(given, at::kFloat).view({-1, skills});
-        route.has_weights = at::tensor(has, at::kLong).to(at::kBool);
+        route.explicit_weights = list(given).view({-1, skills});
+        route.has_weights = list(has).to(at::kBool);
     }
     return std::make_unique<TokenAdaptation>(*this, std::move(route), input.source_begin,
                                              input.mode == Mode::train);

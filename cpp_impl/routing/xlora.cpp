@@ -89,8 +89,8 @@ class EvenAdaptation final : public Adaptation {
         const int position = method_.position(site);
         if (position < 0) return {};
         const XLoraOptions& o = method_.options();
-        return {
-            method_.update(static_cast<size_t>(position), at::full({x.size(0), o.experts}, o.first_pass))};
+        return {method_.update(static_cast<size_t>(position),
+                               at::full({x.size(0), o.experts}, o.first_pass, method_.floats()))};
     }
 
   private:
@@ -212,7 +212,7 @@ at::Tensor XLora::scalings(const at::Tensor& states, std::optional<uint64_t> see
         at::Tensor u = at::empty(h.sizes(), at::TensorOptions().dtype(at::kFloat));
         named_generator(*seed, parameters_[weight_[layer]].name)
             .fill_uniform(u.mutable_data_ptr<float>(), static_cast<size_t>(u.numel()));
-        h = h * (u >= options_.dropout).to(at::kFloat) / (1.0 - options_.dropout);
+        h = h * (u.to(device_) >= options_.dropout).to(at::kFloat) / (1.0 - options_.dropout);
     }
     const at::Tensor logits = h.view({h.size(0), -1, options_.experts});
     return options_.softmax ? at::softmax(logits / options_.temperature, -1) : logits;
@@ -223,7 +223,8 @@ at::Tensor XLora::select(const at::Tensor& gate) const {
         return options_.softmax_top_k ? at::softmax(gate, -1) : gate;
     const at::Tensor order =
         std::get<1>(at::sort(gate.detach(), /*stable=*/true, /*dim=*/-1, /*descending=*/true));
-    const at::Tensor keep = at::zeros(gate.sizes()).scatter_(-1, order.narrow(-1, 0, options_.top_k), 1.0);
+    const at::Tensor keep = at::zeros(gate.sizes(), gate.options().requires_grad(false))
+                                .scatter_(-1, order.narrow(-1, 0, options_.top_k), 1.0);
     if (!options_.softmax_top_k) return gate * keep;
     return at::softmax(gate.masked_fill(keep == 0, -std::numeric_limits<double>::infinity()), -1);
 }
@@ -317,7 +318,7 @@ at::Tensor XLoraAdaptation::first_pass(const Backbone& backbone, const std::vect
         EvenAdaptation even(method_);
         ForwardOptions options;
         if (method_.options().first_pass != 0.0) options.adaptation = &even;
-        states = backbone.hidden(batch, options).index_select(0, at::tensor(own, at::kLong)).to(at::kFloat);
+        states = backbone.hidden(batch, options).index_select(0, method_.list(own)).to(at::kFloat);
     }
     return method_.select(method_.scalings(states, seed_));
 }
@@ -336,8 +337,7 @@ void XLoraAdaptation::begin(const Backbone& backbone, const Batch& batch, const 
     for (size_t b = 0; b < prompt_.size(); ++b) {
         const int64_t length = rows_[b + 1] - rows_[b];
         if (given(b)) {
-            parts.push_back(
-                at::tensor(weights_[b], at::kFloat).view({1, 1, -1}).expand({length, layers, -1}));
+            parts.push_back(method_.list(weights_[b]).view({1, 1, -1}).expand({length, layers, -1}));
         } else if (next < reads.size() && reads[next].row == b) {
             const int64_t count = reads[next++].states;
             const at::Tensor own = all.narrow(0, begin, count);

@@ -10,6 +10,7 @@
 #include <cmath>
 #include <utility>
 
+#include "backbone/device.h"
 #include "base/error.h"
 #include "routing/intuition.h"
 
@@ -339,9 +340,8 @@ void GenerationBatch::forward(Routing& routing, const std::vector<GenerationRow*
     at::Tensor logits;
     try {
         const at::Tensor hidden = backbone_->hidden(batch, options);
-        logits =
-            backbone_->logits(decoding ? hidden : at::index_select(hidden, 0, at::tensor(last, at::kLong)))
-                .contiguous();
+        logits = on_host(backbone_->logits(
+            decoding ? hidden : hidden.index_select(0, device_list(last, hidden.device()))));
     } catch (...) {
         for (size_t b = 0; b < rows.size(); ++b)
             if (cache_->length(options.slots[b]) > lengths[b]) cache_->truncate(options.slots[b], lengths[b]);

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 
+#include "backbone/device.h"
 #include "base/error.h"
 
 namespace polyad {
@@ -33,7 +34,8 @@ MergedTask::MergedTask(std::shared_ptr<const ServedSkillset> served, int task)
         if (!pair.a) continue;
         const auto view = [&](const void* data, int64_t width) {
             return at::from_blob(const_cast<void*>(data), {pair.rank, width},
-                                 at::TensorOptions().dtype(dtype))
+                                 at::TensorOptions().dtype(dtype).device(backbone.device()),
+                                 backbone.device())
                 .to(at::kFloat);
         };
         const std::string path = site.path + ".weight";
@@ -69,8 +71,10 @@ void HotTask::begin(const std::shared_ptr<const ServedSkillset>& served, int tas
     making_ = std::thread([this, served, task] {
         omp_set_num_threads(1);  // steps go on beside it
         try {
+            const DeviceScope scope(served->skillset().backbone()->device());
             product_ = std::make_shared<MergedTask>(served, task);
-        } catch (...) {  // no memory: then it is not merged
+            wait_for(served->skillset().backbone()->device());  // steps may run on another stream
+        } catch (...) {                                         // no memory: then it is not merged
         }
         made_ = true;
     });

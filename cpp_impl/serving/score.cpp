@@ -3,6 +3,7 @@
 
 #include <ATen/core/grad_mode.h>
 
+#include "backbone/device.h"
 #include "base/error.h"
 #include "routing/clusters.h"
 
@@ -38,7 +39,8 @@ std::vector<float> last_logits(const Backbone& backbone, const Skillset* skillse
     }
     ForwardOptions options;
     options.adaptation = adaptation.get();
-    const at::Tensor logits = backbone.logits(backbone.hidden(batch, options).narrow(0, batch.size() - 1, 1));
+    const at::Tensor logits =
+        on_host(backbone.logits(backbone.hidden(batch, options).narrow(0, batch.size() - 1, 1)));
     const float* data = logits.const_data_ptr<float>();
     return {data, data + logits.numel()};
 }

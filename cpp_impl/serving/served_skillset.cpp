@@ -50,7 +50,8 @@ std::shared_ptr<const ResidentLora> ResidentLora::make(const Skillset& skillset,
     for (const CollapsedSite& pair : *pairs)
         elements += aligned(pair.a.numel(), size) + aligned(pair.b.numel(), size);
     const std::shared_ptr<ResidentLora> lora(new ResidentLora());
-    lora->memory_ = at::empty({elements}, at::TensorOptions().dtype(dtype));
+    lora->memory_ =
+        at::empty({elements}, at::TensorOptions().dtype(dtype).device(skillset.backbone()->device()));
     lora->of_site_.resize(skillset.backbone()->sites().size());
     int64_t at = 0;
     const auto keep = [&](const at::Tensor& values) {

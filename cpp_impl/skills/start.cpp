@@ -61,13 +61,12 @@ Generator named_generator(uint64_t seed, std::string_view name) {
 at::Tensor TensorMaker::make(at::IntArrayRef shape, std::string_view name, const Filler& filler) const {
     const auto options = at::TensorOptions().dtype(at::kFloat);
     if (fill_ == Fill::shapes_only) return at::empty(shape, options.device(at::kMeta));
-    at::Tensor tensor =
-        filler || fill_ == Fill::uninitialised ? at::empty(shape, options) : at::zeros(shape, options);
-    if (filler && fill_ == Fill::initialised) {
-        Generator generator = named_generator(seed_, name);
-        filler(generator, tensor.mutable_data_ptr<float>(), static_cast<size_t>(tensor.numel()));
-    }
-    return tensor;
+    if (fill_ == Fill::uninitialised) return at::empty(shape, options.device(device_));
+    if (!filler) return at::zeros(shape, options.device(device_));
+    const at::Tensor tensor = at::empty(shape, options);
+    Generator generator = named_generator(seed_, name);
+    filler(generator, tensor.mutable_data_ptr<float>(), static_cast<size_t>(tensor.numel()));
+    return tensor.to(device_);
 }
 
 at::Tensor TensorMaker::zeros(at::IntArrayRef shape) const {
@@ -90,11 +89,12 @@ at::Tensor TensorMaker::down(at::IntArrayRef shape, std::string_view name, Skill
                 [&](Generator& g, float* out, size_t n) { fill_down(init, rank, d_in, splits, g, out, n); });
 }
 
-at::Tensor draw_down(at::IntArrayRef shape, SkillInit init, int64_t splits, Generator& generator) {
+at::Tensor draw_down(at::IntArrayRef shape, SkillInit init, int64_t splits, Generator& generator,
+                     at::Device device) {
     at::Tensor tensor = at::empty(shape, at::TensorOptions().dtype(at::kFloat));
     fill_down(init, shape[shape.size() - 2], shape.back(), splits, generator,
               tensor.mutable_data_ptr<float>(), static_cast<size_t>(tensor.numel()));
-    return tensor;
+    return tensor.to(device);
 }
 
 }  // namespace polyad

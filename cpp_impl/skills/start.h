@@ -39,7 +39,9 @@ Generator named_generator(uint64_t seed, std::string_view name);
 
 class TensorMaker {
   public:
-    TensorMaker(uint64_t seed, Fill fill) : seed_(seed), fill_(fill) {}
+    /// Numbers are drawn in host memory and carried to `device`: the same seed starts the same there.
+    explicit TensorMaker(uint64_t seed, Fill fill, at::Device device = at::kCPU)
+        : seed_(seed), fill_(fill), device_(device) {}
 
     at::Tensor zeros(at::IntArrayRef shape) const;
     at::Tensor uniform(at::IntArrayRef shape, std::string_view name, double low, double high) const;
@@ -54,9 +56,11 @@ class TensorMaker {
 
     uint64_t seed_;
     Fill fill_;
+    at::Device device_;
 };
 
 /// Draws A factors from a generator at hand (skills of a task added later).
-at::Tensor draw_down(at::IntArrayRef shape, SkillInit init, int64_t splits, Generator& generator);
+at::Tensor draw_down(at::IntArrayRef shape, SkillInit init, int64_t splits, Generator& generator,
+                     at::Device device);
 
 }  // namespace polyad

@@ -2,6 +2,17 @@
 # Cargo.lock whenever its sources change. Included by cpp_impl/CMakeLists.txt.
 set(POLYAD_CARGO_TARGET_DIR "$ENV{POLYAD_CARGO_TARGET_DIR}" CACHE PATH
     "Where cargo keeps its intermediate files; several build folders may share one (default: inside the build folder)")
+set(POLYAD_TEXT_RUST_LIBRARY "" CACHE FILEPATH
+    "A libpolyad_text_rust.a built elsewhere from these sources, for a machine without Rust")
+set(text_rust_dir ${CMAKE_CURRENT_LIST_DIR}/rust)
+if(POLYAD_TEXT_RUST_LIBRARY)
+    add_library(polyad_text_rust STATIC IMPORTED GLOBAL)
+    set_target_properties(polyad_text_rust PROPERTIES IMPORTED_LOCATION ${POLYAD_TEXT_RUST_LIBRARY})
+    target_include_directories(polyad_text_rust INTERFACE ${text_rust_dir})
+    target_link_libraries(polyad_text_rust INTERFACE Threads::Threads ${CMAKE_DL_LIBS} m)
+    target_link_libraries(polyad_text PRIVATE polyad_text_rust)
+    return()
+endif()
 find_program(POLYAD_CARGO cargo PATHS $ENV{HOME}/.cargo/bin /usr/bin DOC "Rust's build tool, 1.85 or newer")
 if(NOT POLYAD_CARGO)
     message(FATAL_ERROR "cargo is missing: the tokenizer and the chat templates are built from Rust crates. Install Rust "
@@ -23,7 +34,6 @@ if(EXISTS ${cargo_folder}/rustc)
     list(APPEND cargo_env RUSTC=${cargo_folder}/rustc)
 endif()
 
-set(text_rust_dir ${CMAKE_CURRENT_LIST_DIR}/rust)
 if(POLYAD_CARGO_TARGET_DIR)
     set(text_cargo_dir ${POLYAD_CARGO_TARGET_DIR})
 else()

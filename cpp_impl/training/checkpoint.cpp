@@ -11,6 +11,7 @@
 #include <span>
 #include <utility>
 
+#include "backbone/device.h"
 #include "base/bytes.h"
 #include "base/error.h"
 #include "io/bundle.h"
@@ -21,9 +22,10 @@ namespace {
 
 constexpr int checkpoint_version = 1;
 
-/// A tensor's own memory, lent to the encoder.
-StoredTensor stored(std::string name, const at::Tensor& value) {
-    POLYAD_CHECK(value.is_contiguous() && value.scalar_type() == at::kFloat);
+/// A tensor's memory, or its copy in host memory, lent to the encoder; `kept` holds it meanwhile.
+StoredTensor stored(std::string name, const at::Tensor& given, std::vector<at::Tensor>& kept) {
+    POLYAD_CHECK(given.is_contiguous() && given.scalar_type() == at::kFloat);
+    const at::Tensor& value = kept.emplace_back(on_host(given.detach()));
     StoredTensor out;
     out.name = std::move(name);
     out.shape = value.sizes().vec();
@@ -111,10 +113,10 @@ class TensorTable {
         if (tensor->dtype != DType::f32 || tensor->shape != like.sizes().vec())
             fail(Code::bad_format, file_, ": tensor '", name,
                  "' has another type or shape than the skillset's");
-        at::Tensor out = at::empty_like(like.detach());
+        at::Tensor out = at::empty(like.sizes(), at::TensorOptions().dtype(at::kFloat));
         POLYAD_CHECK(out.nbytes() == tensor->data.size());
         std::memcpy(out.mutable_data_ptr(), tensor->data.data(), tensor->data.size());
-        return out;
+        return out.to(like.device());
     }
     template <class Record>
     std::vector<Record> table(const char* name) const {
@@ -173,13 +175,14 @@ void Trainer::save_checkpoint(const std::filesystem::path& path) const {
     bundle.tasks = task_entries(*skillset_);
     bundle.metadata = skillset_->metadata();
     bundle.extra = {{"checkpoint", checkpoint_state()}};
+    std::vector<at::Tensor> kept;
     for (const Parameter& parameter : skillset_->method().parameters())
-        bundle.tensors.push_back(stored("parameter/" + parameter.name, parameter.value));
+        bundle.tensors.push_back(stored("parameter/" + parameter.name, parameter.value, kept));
     for (size_t i = 0; i < optimiser_.state().size(); ++i) {
         const Optimiser::Moments& moments = optimiser_.state()[i];
-        bundle.tensors.push_back(stored("adam.first/" + moments.name, moments.first));
-        bundle.tensors.push_back(stored("adam.second/" + moments.name, moments.second));
-        if (!best_.empty()) bundle.tensors.push_back(stored("best/" + moments.name, best_[i]));
+        bundle.tensors.push_back(stored("adam.first/" + moments.name, moments.first, kept));
+        bundle.tensors.push_back(stored("adam.second/" + moments.name, moments.second, kept));
+        if (!best_.empty()) bundle.tensors.push_back(stored("best/" + moments.name, best_[i], kept));
     }
     store_table(bundle, "history", history_);
     store_table(bundle, "validations", validations_);

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "backbone/device.h"
 #include "base/error.h"
 #include "kernels/op_table.h"
 
@@ -42,7 +43,7 @@ double Optimiser::gradient_norm() const {
     for (const Moments& moments : state_) {
         const at::Tensor gradient = dense_gradient(moments);
         if (gradient.defined())
-            sum += kernels::ops().sum_squares(gradient.const_data_ptr<float>(), gradient.numel());
+            sum += ops_of(gradient).sum_squares(gradient.const_data_ptr<float>(), gradient.numel());
     }
     return std::sqrt(sum);
 }
@@ -56,13 +57,13 @@ void Optimiser::step(double factor, double gradient_scale) {
         const double bias1 = 1.0 - std::pow(options_.beta1, static_cast<double>(moments.steps));
         const double bias2 = 1.0 - std::pow(options_.beta2, static_cast<double>(moments.steps));
         // Through data_ptr, past autograd's version counter: no graph is alive between backward and here.
-        kernels::ops().adamw(static_cast<float*>(moments.value.data_ptr()), gradient.const_data_ptr<float>(),
-                             moments.first.data_ptr<float>(), moments.second.data_ptr<float>(),
-                             moments.value.numel(), static_cast<float>(group.learning_rate * factor),
-                             static_cast<float>(options_.beta1), static_cast<float>(options_.beta2),
-                             static_cast<float>(options_.epsilon), static_cast<float>(group.weight_decay),
-                             static_cast<float>(bias1), static_cast<float>(bias2),
-                             static_cast<float>(gradient_scale));
+        ops_of(gradient).adamw(
+            static_cast<float*>(moments.value.data_ptr()), gradient.const_data_ptr<float>(),
+            moments.first.data_ptr<float>(), moments.second.data_ptr<float>(), moments.value.numel(),
+            static_cast<float>(group.learning_rate * factor), static_cast<float>(options_.beta1),
+            static_cast<float>(options_.beta2), static_cast<float>(options_.epsilon),
+            static_cast<float>(group.weight_decay), static_cast<float>(bias1), static_cast<float>(bias2),
+            static_cast<float>(gradient_scale));
     }
 }
 

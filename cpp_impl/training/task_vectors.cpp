@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "backbone/device.h"
 #include "base/error.h"
 #include "data/dataset.h"
 #include "training/trainer.h"
@@ -169,11 +170,13 @@ at::Tensor gradient(const Skillset& skillset, const EncodedExample& example) {
     options.adaptation = adaptation.get();
     const at::Tensor hidden =
         backbone.hidden(batch, options).narrow(0, first, static_cast<int64_t>(example.answer.size()));
-    backbone.token_nll(hidden, example.answer).sum().backward();
+    run_backward(backbone.token_nll(hidden, example.answer).sum());
     std::vector<at::Tensor> parts;
     for (Parameter& p : skillset.method().parameters()) {
         const at::Tensor& grad = p.value.grad();
-        parts.push_back(grad.defined() ? grad.flatten() : at::zeros({p.value.numel()}));
+        parts.push_back(grad.defined()
+                            ? grad.flatten()
+                            : at::zeros({p.value.numel()}, p.value.options().requires_grad(false)));
         p.value.mutable_grad() = at::Tensor();
     }
     return at::cat(parts, 0);
@@ -200,7 +203,7 @@ at::Tensor unit_mean_square(const at::Tensor& rows) {
 /// Scores on the first `width` principal components: of the centred rows X, U sqrt(lambda) of X X^T. Each
 /// component's largest entry is positive, so that the result does not depend on the solver's signs.
 at::Tensor principal_components(const at::Tensor& rows, int64_t width) {
-    const at::Tensor centred = (rows - rows.mean(0, true)).to(at::kDouble);
+    const at::Tensor centred = (rows - rows.mean(0, true)).to(at::kCPU, at::kDouble);
     const auto [lambda, u] = at::linalg_eigh(at::mm(centred, centred.t()));
     std::vector<at::Tensor> columns;
     for (int64_t k = 0; k < width; ++k) {

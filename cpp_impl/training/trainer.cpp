@@ -11,6 +11,7 @@
 #include <set>
 #include <utility>
 
+#include "backbone/device.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "evaluation/routing_statistics.h"
@@ -66,7 +67,7 @@ struct Forward {
         ForwardOptions options;
         options.adaptation = &adaptation;
         const at::Tensor hidden = backbone.hidden(batch, options);
-        const at::Tensor answers = at::index_select(hidden, 0, at::tensor(positions, at::kLong));
+        const at::Tensor answers = hidden.index_select(0, device_list(positions, hidden.device()));
         return backbone.token_nll(answers, targets, label_smoothing);
     }
 };
@@ -161,7 +162,7 @@ double Trainer::accumulate(const Rows& rows, double answer_tokens_of_step, doubl
 
     double sum = 0.0;
     std::vector<int> bad_tasks;
-    const at::Tensor values = nll.detach().contiguous();
+    const at::Tensor values = on_host(nll.detach());
     for (int64_t i = 0; i < values.numel(); ++i) {
         const double value = values.const_data_ptr<float>()[i];
         sum += value;
@@ -178,7 +179,7 @@ double Trainer::accumulate(const Rows& rows, double answer_tokens_of_step, doubl
         for (const TrainingRow& row : rows) bad_tasks.push_back(row.dataset_task);
         refuse_number("the auxiliary loss", bad_tasks);
     }
-    objective.backward();
+    run_backward(objective);
     return sum;
 }
 
@@ -265,7 +266,7 @@ double Trainer::mean_validation_loss() {
         check_cancelled();
         const Forward forward(*skillset_->backbone(), part, Mode::eval, nullptr);
         const std::unique_ptr<Adaptation> adaptation = skillset_->method().adapt(forward.route);
-        const at::Tensor nll = forward.answer_nll(*skillset_->backbone(), *adaptation, 0.0).contiguous();
+        const at::Tensor nll = on_host(forward.answer_nll(*skillset_->backbone(), *adaptation, 0.0));
         for (int64_t i = 0; i < nll.numel(); ++i) sum += nll.const_data_ptr<float>()[i];
         count += nll.numel();
     }

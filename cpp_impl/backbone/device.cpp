@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "backbone/device.h"
+
+#include <ATen/ops/tensor.h>
+#include <c10/core/AutogradState.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+#include <c10/util/Exception.h>
+
+#include <array>
+#include <atomic>
+
+#include "backbone/cuda.h"
+#include "backbone/device_error.h"
+#include "base/error.h"
+
+namespace polyad {
+namespace {
+
+using OpsOn = const kernels::OpTable& (*)(at::Device);
+constexpr auto types = static_cast<size_t>(at::DeviceType::COMPILE_TIME_MAX_DEVICE_TYPES);
+std::array<std::atomic<OpsOn>, types> registered{};
+
+c10::Stream no_stream() {
+    return c10::Stream(c10::Stream::DEFAULT, at::Device(at::kCPU));
+}
+
+}  // namespace
+
+const kernels::OpTable& ops_on(at::Device device) {
+    if (device.is_cpu()) return kernels::ops();
+    const OpsOn ops = registered[static_cast<size_t>(device.type())].load(std::memory_order_acquire);
+    if (!ops) fail(Code::unsupported, "there are no kernels for tensors on device ", device.str());
+    return ops(device);
+}
+
+void register_kernels(at::DeviceType type, const kernels::OpTable& (*ops)(at::Device device)) {
+    registered[static_cast<size_t>(type)].store(ops, std::memory_order_release);
+}
+
+at::Tensor on_host(const at::Tensor& tensor) {
+    return tensor.to(at::kCPU).contiguous();
+}
+
+at::Tensor device_list(const std::vector<int64_t>& values, at::Device device) {
+    return at::tensor(values, at::kLong).to(device);
+}
+
+at::Tensor device_list(const std::vector<float>& values, at::Device device) {
+    return at::tensor(values, at::kFloat).to(device);
+}
+
+DeviceScope::DeviceScope(at::Device device, void* stream)
+    : device_(device), before_(device), stream_before_(no_stream()) {
+    if (device_.is_cpu()) return;
+    const c10::impl::VirtualGuardImpl guard(device_.type());
+    before_ = guard.exchangeDevice(device_);
+    stream_before_ = guard.getStream(device_);
+    if (stream) guard.exchangeStream(cuda_stream(device_, stream));
+}
+
+DeviceScope::~DeviceScope() {
+    if (device_.is_cpu()) return;
+    const c10::impl::VirtualGuardImpl guard(device_.type());
+    guard.exchangeStream(stream_before_);
+    guard.uncheckedSetDevice(before_);
+}
+
+void wait_for(at::Device device) {
+    if (!device.is_cpu()) c10::impl::VirtualGuardImpl(device.type()).synchronizeDevice(device.index());
+}
+
+std::string out_of_device_memory(const std::exception& error) {
+    const auto* full = dynamic_cast<const c10::OutOfMemoryError*>(&error);
+    if (!full) return {};
+    std::string message = full->what_without_backtrace();
+    return message.substr(0, message.find(" See documentation"));
+}
+
+void run_backward(const at::Tensor& loss) {
+    struct OneThread {
+        const bool before = c10::AutogradState::get_tls_state().get_multithreading_enabled();
+        OneThread() { c10::AutogradState::get_tls_state().set_multithreading_enabled(false); }
+        ~OneThread() { c10::AutogradState::get_tls_state().set_multithreading_enabled(before); }
+    } one_thread;
+    note_backward();
+    loss.backward();
+}
+
+}  // namespace polyad
