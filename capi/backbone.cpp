@@ -13,7 +13,8 @@ namespace {
 template <class Open>
 polyad_backbone* open_backbone(polyad_context* context, const char* options, Open open) {
     auto parent = get(context);
-    const BackboneOptions parsed = BackboneOptions::from_json(options_json(options, "backbone options"));
+    BackboneOptions parsed = BackboneOptions::from_json(options_json(options, "backbone options"));
+    parsed.device = parent->placed.device;
     auto object = std::make_shared<BackboneObject>();
     object->context = parent;
     parent->compute->run([&] { object->backbone = open(parsed); });
@@ -76,6 +77,7 @@ polyad_status* polyad_backbone_info(const polyad_backbone* backbone, polyad_text
                            {"parameters", info.parameters},
                            {"encoder_decoder", info.encoder_decoder},
                            {"encoder_only", info.encoder_only},
+                           {"device", object->backbone->device().str()},
                            {"precision", object->backbone->compute_dtype() == at::kFloat ? "fp32" : "bf16"},
                            {"tokenizer", object->backbone->tokenizer() != nullptr},
                            {"sites", std::move(sites)}});

@@ -4,6 +4,7 @@
 #include <exception>
 #include <new>
 
+#include "backbone/device_error.h"
 #include "base/bytes.h"
 #include "base/log.h"
 
@@ -58,6 +59,8 @@ polyad_status* status_from_current_exception() noexcept {
         } catch (const std::bad_alloc&) {
             return make_status(Code::out_of_memory, "out of memory", "");
         } catch (const std::exception& e) {
+            if (const std::string sizes = out_of_device_memory(e); !sizes.empty())
+                return make_status(Code::out_of_memory, sizes.c_str(), "");
             const std::string message = e.what();  // LibTorch's go on with a stack trace
             return make_status(Code::internal, message.substr(0, message.find('\n')).c_str(), "");
         } catch (...) {

@@ -2,6 +2,8 @@
 #include <string>
 
 #include "backbone/build_info.h"
+#include "backbone/cuda.h"
+#include "backbone/device.h"
 #include "objects.h"
 #include "routing/method.h"
 
@@ -15,7 +17,7 @@ const Json& build_info() {
         Json out = compute_build_info();
         out["polyad"] = polyad_version_string();
         out["methods"] = method_names();
-        out["cuda"] = false;
+        out["cuda"] = true;  // it can use a CUDA device; whether there is one says polyad_devices()
         return out;
     }();
     return info;
@@ -63,7 +65,7 @@ int32_t polyad_has_feature(const char* name) {
 }
 
 void polyad_context_options_init(polyad_context_options* options) {
-    if (options) *options = {sizeof(polyad_context_options), 0};
+    if (options) *options = {sizeof(polyad_context_options), 0, nullptr, 0, nullptr};
 }
 
 polyad_status* polyad_context_create(const polyad_context_options* options, polyad_context** context) {
@@ -75,8 +77,25 @@ polyad_status* polyad_context_create(const polyad_context_options* options, poly
                  max_threads);
         auto object = std::make_shared<ContextObject>();
         object->threads = o.threads;
-        object->compute = std::make_unique<ComputeThread>(o.threads);
+        const std::string device = o.device ? required_string(o.device, "device") : "cpu";
+        if (device == "cpu" && (o.memory_budget || o.stream))
+            fail(Code::invalid_argument, o.stream ? "stream" : "memory_budget",
+                 " is for CUDA devices, device is 'cpu'");
+        object->placed.device = open_device(device, o.memory_budget);
+        object->stream = o.stream;
+        if (!object->placed.device.is_cpu())
+            object->enter = [where = object->placed.device, stream = o.stream] {
+                return std::make_shared<DeviceScope>(where, stream);
+            };
+        object->compute = std::make_unique<ComputeThread>(o.threads, object->enter);
         *context = wrap<polyad_context>(std::move(object));
+    });
+}
+
+polyad_status* polyad_devices(polyad_text** json) {
+    return guarded([&] {
+        clear_out(json, "json");
+        *json = make_text(list_devices());
     });
 }
 

@@ -12,11 +12,13 @@ struct EngineObject {
     std::shared_ptr<BackboneObject> backbone;
     Occupancy use{0};  ///< held by step alone
     ComputeThread compute;
-    ComputeThread publishing{1};  ///< one thread: steps go on beside it
+    ComputeThread publishing;  ///< one thread: steps go on beside it
     std::unique_ptr<Engine> engine;
 
     EngineObject(std::shared_ptr<BackboneObject> model, int threads)
-        : backbone(std::move(model)), compute(threads > 0 ? threads : backbone->context->threads) {}
+        : backbone(std::move(model)),
+          compute(threads > 0 ? threads : backbone->context->threads, backbone->context->enter),
+          publishing(1, backbone->context->enter) {}
 };
 
 struct RequestObject {

@@ -17,7 +17,9 @@ struct EvaluatorObject {
     std::unique_ptr<Evaluator> evaluator;
 
     EvaluatorObject(std::shared_ptr<BackboneObject> model, std::shared_ptr<SkillsetObject> skills)
-        : backbone(std::move(model)), skillset(std::move(skills)), compute(backbone->context->threads) {}
+        : backbone(std::move(model)),
+          skillset(std::move(skills)),
+          compute(backbone->context->threads, backbone->context->enter) {}
 };
 
 POLYAD_HANDLE(polyad_evaluator, evaluator, EvaluatorObject);

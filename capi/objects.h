@@ -3,6 +3,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <memory>
 
 #include "backbone/backbone.h"
@@ -18,6 +19,10 @@ inline constexpr int max_threads = 1024;
 
 struct ContextObject {
     int threads = 0;
+    BackboneOptions placed;  ///< device alone: what is opened here lies on it
+    void* stream = nullptr;  ///< the host's cudaStream_t, or null
+    /// For the compute threads of this context's objects.
+    std::function<ComputeThread::Scope()> enter;
     /// Work of objects that have no thread of their own: opening, logits.
     std::unique_ptr<ComputeThread> compute;
 };

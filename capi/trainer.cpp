@@ -17,7 +17,8 @@ struct TrainerObject {
 
     TrainerObject(std::shared_ptr<SkillsetObject> skills, int threads)
         : skillset(std::move(skills)),
-          compute(threads > 0 ? threads : skillset->backbone->context->threads) {}
+          compute(threads > 0 ? threads : skillset->backbone->context->threads,
+                  skillset->backbone->context->enter) {}
 };
 
 POLYAD_HANDLE(polyad_trainer, trainer, TrainerObject);

@@ -67,8 +67,9 @@ void add_new_tasks(polyad_skillset* skills, const polyad_dataset* data, const st
 void Common::add_to(CLI::App& app, bool needs_model) {
     auto* option = app.add_option("-m,--model", model, "The backbone: a GGUF file or a Hugging Face folder");
     if (needs_model) option->required();
+    app.add_option("--device", device, "Where to compute: cpu, cuda or cuda:N");
     app.add_option("--precision", precision,
-                   "Arithmetic: auto, fp32 or bf16 (auto: bf16 where this CPU is fast at it)");
+                   "Arithmetic: auto, fp32 or bf16 (auto: bf16 where the device is fast at it)");
     app.add_option("--weights", weights, "Quantised weights: auto, packed (small) or expanded (fast)");
     app.add_option("-j,--threads", threads, "Worker threads; 0 = all cores");
     app.add_flag("--json", json, "Print one JSON document instead of text");
@@ -79,6 +80,7 @@ context_ptr Common::open_context() const {
     polyad_context_options options;
     polyad_context_options_init(&options);
     options.threads = threads;
+    options.device = device.c_str();
     return make<context_ptr>(polyad_context_create, &options);
 }
 

@@ -85,7 +85,7 @@ void add_new_tasks(polyad_skillset* skills, const polyad_dataset* data, const st
 
 /// Options every command has.
 struct Common {
-    std::string model, precision = "auto", weights = "auto";
+    std::string model, device = "cpu", precision = "auto", weights = "auto";
     int threads = 0;
     bool json = false, quiet = false;
 
@@ -126,5 +126,6 @@ void add_import(CLI::App& app, int& exit);
 void add_export(CLI::App& app, int& exit);
 void add_derive(CLI::App& app, int& exit);
 void add_report(CLI::App& app, int& exit);
+void add_devices(CLI::App& app, int& exit);
 
 }  // namespace cli

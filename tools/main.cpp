@@ -16,7 +16,8 @@ int main(int argc, char** argv) {
         "  polyad export   --model smollm2-135m.gguf --bundle words.polyad --task antonym --out lora/\n"
         "  polyad derive   --model smollm2-135m.gguf --bundle words.polyad --form squeeze --task antonym "
         "--out one.polyad\n"
-        "  polyad report   run/\n"};
+        "  polyad report   run/\n"
+        "  polyad devices\n"};
     app.footer(
         "Exit codes: 0 done, 1 unexpected, 2 wrong options or configuration, 3 file missing or unreadable,\n"
         "4 damaged file or unusable data, 5 unsupported or another backbone's bundle, 6 NaN, 7 out of "
@@ -35,6 +36,7 @@ int main(int argc, char** argv) {
     cli::add_export(app, exit);
     cli::add_derive(app, exit);
     cli::add_report(app, exit);
+    cli::add_devices(app, exit);
     cli::watch_interrupt();
     polyad_log_set_sink(
         [](int32_t level, const char* message, void*) {

@@ -41,7 +41,8 @@
  *     against an older, smaller struct keeps working.
  *  7. Token ids are int32_t. Float buffers are float32 and belong to the host. Whatever loads from a path also loads from memory.
  *  8. The library never aborts, prints, installs signal handlers or lets an exception out. It reads the environment variables
- *     OMP_NUM_THREADS (by OpenMP) and POLYAD_ISA (kernel set: portable, avx2, avx512) and no others.
+ *     OMP_NUM_THREADS (by OpenMP), POLYAD_ISA (kernel set: portable, avx2, avx512) and, once a CUDA device is asked for,
+ *     POLYAD_CUDA_LIBRARY (the file of the CUDA kernels, otherwise libpolyad_cuda.so beside this library), and no others.
  *  9. Work is done in steps the host drives; nothing calls back into the host but the log sink.
  * 10. Symbols are never removed or changed within a major version; new ones say "since".
  */
@@ -148,11 +149,22 @@ typedef struct polyad_context polyad_context;
 typedef struct polyad_context_options {
     size_t struct_size;
     int32_t threads; /* worker threads of one call; 0 = what OpenMP would use */
+    /* Where what is opened through the context lives and computes: "cpu" (also NULL), "cuda" (= "cuda:0") or "cuda:N". Copied. Since 0.1. */
+    const char *device;
+    /* CUDA: most bytes of device memory this process may take, 0 = all there is. The first context on a CUDA device sets it for the process. */
+    uint64_t memory_budget;
+    void *stream; /* CUDA: a cudaStream_t of the host's that all work is queued on, in order; NULL = the default stream. Outlives the context. */
 } polyad_context_options;
 POLYAD_API void polyad_context_options_init(polyad_context_options *options);
 
-/* `options` may be NULL. Since 0.1. */
+/* `options` may be NULL. A CUDA device loads libpolyad_cuda.so and LibTorch's libtorch_cuda.so; nothing else ever does. Ask for it before this
+ * process trains anything on the CPU. Errors: INVALID_CONFIG (device is no such name), INVALID_ARGUMENT (no such index), UNSUPPORTED (no driver or
+ * one too old, no CUDA part of LibTorch beside libtorch_cpu.so, a CUDA library of another version: the message says which), WRONG_STATE (trained
+ * on the CPU already, another memory_budget is in force). Since 0.1. */
 POLYAD_API POLYAD_MUST_USE polyad_status *polyad_context_create(const polyad_context_options *options, polyad_context **context);
+/* JSON: {"devices": [{"name": "cpu", "usable": true}, {"name": "cuda:0", "usable", "description", "memory", "free", "compute_capability", "bf16", ...}],
+ * "cuda": why there is no CUDA device, or null}. Bytes. Any thread. Since 0.1. */
+POLYAD_API POLYAD_MUST_USE polyad_status *polyad_devices(polyad_text **json);
 POLYAD_API polyad_context *polyad_context_retain(polyad_context *context);
 POLYAD_API void polyad_context_release(polyad_context *context);
 
@@ -172,7 +184,7 @@ POLYAD_API POLYAD_MUST_USE polyad_status *polyad_backbone_open_memory(polyad_con
 POLYAD_API polyad_backbone *polyad_backbone_retain(polyad_backbone *backbone);
 POLYAD_API void polyad_backbone_release(polyad_backbone *backbone);
 
-/* JSON: name, family, fingerprint, layers, width, vocab, context, parameters, precision, weights, tokenizer,
+/* JSON: name, family, fingerprint, layers, width, vocab, context, parameters, device, precision, weights, tokenizer,
  * sites: [{"path", "layer", "d_in", "d_out"}]. Since 0.1. */
 POLYAD_API POLYAD_MUST_USE polyad_status *polyad_backbone_info(const polyad_backbone *backbone, polyad_text **json);
 /* Writes up to `capacity` ids and sets *count to how many there are; call with capacity 0 to ask. text_size 0 = NUL-terminated.

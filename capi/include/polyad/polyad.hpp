@@ -73,11 +73,13 @@ class Handle {
 
 class Context : public Handle<polyad_context, polyad_context_retain, polyad_context_release> {
   public:
-    /// threads: 0 = all cores.
-    explicit Context(int32_t threads = 0) {
+    /// threads: 0 = all cores. device: "cpu", "cuda" or "cuda:N"; memory_budget in bytes, 0 = everything.
+    explicit Context(int32_t threads = 0, const std::string& device = "cpu", uint64_t memory_budget = 0) {
         polyad_context_options options;
         polyad_context_options_init(&options);
         options.threads = threads;
+        options.device = device.c_str();
+        options.memory_budget = memory_budget;
         check(polyad_context_create(&options, &handle_));
     }
 };
