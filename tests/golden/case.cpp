@@ -25,7 +25,17 @@ at::Tensor to_tensor(const StoredTensor& stored) {
     return tensor;
 }
 
+at::Device chosen_device = at::kCPU;
+
 }  // namespace
+
+at::Device device() {
+    return chosen_device;
+}
+
+void set_device(at::Device device) {
+    chosen_device = device;
+}
 
 at::Tensor Case::find(const std::string& name) const {
     const auto found = tensors.find(name);
@@ -76,9 +86,9 @@ std::string difference(const std::string& what, const at::Tensor& got, const at:
         return text(what, " has shape ", got.sizes(), " instead of ", want.sizes());
     if (want.numel() == 0) return {};
     if (want.scalar_type() == at::kLong)
-        return got.to(at::kLong).equal(want) ? "" : what + " differs (integers)";
+        return got.to(at::kCPU, at::kLong).equal(want) ? "" : what + " differs (integers)";
     const at::Tensor reference = want.to(at::kDouble);
-    const double off = (got.detach().to(at::kDouble) - reference).abs().max().item<double>();
+    const double off = (got.detach().to(at::kCPU, at::kDouble) - reference).abs().max().item<double>();
     const double limit = c.atol + c.rtol * reference.abs().max().item<double>();
     if (off <= limit) return {};
     return text(what, " is off by ", off, ", allowed ", limit);

@@ -29,6 +29,10 @@ struct Case {
     std::vector<std::string> names(const std::string& prefix) const;
 };
 
+/// Where the cases are computed; the CPU unless set. A case's own tensors stay in host memory.
+at::Device device();
+void set_device(at::Device device);
+
 Case read_case(const std::filesystem::path& file);
 
 /// What is wrong with `got`, or empty when it is within tolerance. Integers must be equal.

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// golden_runner DIR [--methods a,b]: runs every case of a folder of golden vectors and its metrics.json
-// through the product's own classes. One line per case, a closing count, exit code 0 only when all that was
-// asked for passed.
+// golden_runner DIR [--methods a,b] [--device cpu|cuda[:N]]: runs every case of a folder of golden vectors
+// and its metrics.json through the product's own classes. One line per case, a closing count, exit code 0
+// only when all that was asked for passed.
 #include <algorithm>
 #include <cstdio>
 #include <sstream>
 
+#include "device/test_device.h"
 #include "golden/case.h"
 
 using namespace polyad::golden;
@@ -36,20 +37,30 @@ std::string run_file(const std::filesystem::path& file, const std::vector<std::s
 int main(int argc, char** argv) {
     std::filesystem::path folder;
     std::vector<std::string> methods;
+    std::string device = "cpu";
     bool usage = false;
     for (int i = 1; i < argc; ++i) {
         const std::string argument = argv[i];
         if (argument == "--methods" && i + 1 < argc)
             methods = split(argv[++i]);
+        else if (argument == "--device" && i + 1 < argc)
+            device = argv[++i];
         else if (folder.empty() && argument.rfind("--", 0) != 0)
             folder = argument;
         else
             usage = true;
     }
     if (usage || folder.empty() || !std::filesystem::is_directory(folder)) {
-        std::fprintf(
-            stderr,
-            "usage: golden_runner DIR [--methods a,b]\nDIR holds *.safetensors cases and metrics.json\n");
+        std::fprintf(stderr,
+                     "usage: golden_runner DIR [--methods a,b] [--device cpu|cuda[:N]]\nDIR holds "
+                     "*.safetensors cases and metrics.json\n");
+        return 2;
+    }
+
+    try {
+        set_device(polyad::test_device(device));
+    } catch (const std::exception& e) {
+        std::fprintf(stderr, "golden_runner: %s\n", e.what());
         return 2;
     }
 

@@ -10,6 +10,7 @@
 
 #include <set>
 
+#include "backbone/device.h"
 #include "backbone/low_rank.h"
 #include "base/error.h"
 #include "golden/case.h"
@@ -39,6 +40,7 @@ class Runner {
             context.backbone = mlp_.get();
         }
         context.tasks = c.config.value("n_tasks", 1);
+        context.device = device();
         method_ = make_method(product_config(c.method, c.config), context);
         load_parameters();
         order_tokens();
@@ -110,7 +112,8 @@ class Runner {
             if (prompt.defined()) prompt_length_.push_back(read);
         }
         order_ = at::tensor(order, at::kLong);
-        back_ = order_.argsort();
+        back_ = order_.argsort().to(device());
+        order_ = order_.to(device());
     }
 
     RouteInput route_input() {
@@ -135,7 +138,9 @@ class Runner {
         adaptation_ = method_->adapt(input);
         if (mlp_) return mlp_->forward(*adaptation_, flat_x);
         const at::Tensor x = flat_x.index_select(0, order_);
-        return adapted_linear(x, case_.at("in.base_weight"), case_.find("in.base_bias"), input.row_begin,
+        at::Tensor bias = case_.find("in.base_bias");
+        if (bias.defined()) bias = bias.to(device());
+        return adapted_linear(x, case_.at("in.base_weight").to(device()), bias, input.row_begin,
                               adaptation_->at(site_, x))
             .index_select(0, back_);
     }
@@ -144,7 +149,7 @@ class Runner {
         RouteInput input = route_input();
         input.trace = &trace_;
         const at::Tensor given = case_.at("in.x");
-        x_ = given.clone().requires_grad_(true);
+        x_ = given.clone().to(device()).requires_grad_(true);
         y_ = forward(x_.view({-1, site_.d_in}), input).view({given.size(0), given.size(1), site_.d_out});
     }
 
@@ -190,11 +195,11 @@ class Runner {
         for (const std::string& name : case_.names("in.grad_")) {
             const at::Tensor weight = case_.at("in.grad_" + name), value = output(name);
             if (!value.defined()) return "out." + name + " was not computed";
-            const at::Tensor term = (value.reshape(weight.sizes()) * weight).sum();
+            const at::Tensor term = (value.reshape(weight.sizes()) * weight.to(device())).sum();
             loss = loss.defined() ? loss + term : term;
         }
         if (case_.find("out.aux_loss").defined()) loss = loss + output("aux_loss").sum();
-        if (loss.defined() && loss.requires_grad()) loss.backward();
+        if (loss.defined() && loss.requires_grad()) run_backward(loss);
         for (const std::string& name : case_.grad_inputs) {
             if (name != "x") return "gradient of input '" + name + "' is not offered";
             if (std::string problem = compare_gradient("x", x_, case_.at("grad.x")); !problem.empty())
@@ -224,7 +229,7 @@ class Runner {
     std::string compare_serving() {
         at::NoGradGuard no_grad;
         for (int call = 0; call < 2; ++call) {
-            const at::Tensor y = forward(case_.at("in.x").view({-1, site_.d_in}), route_input());
+            const at::Tensor y = forward(case_.at("in.x").to(device()).view({-1, site_.d_in}), route_input());
             std::string problem =
                 difference("served y", y.view(case_.at("out.y").sizes()), case_.at("out.y"), case_);
             if (!problem.empty()) return problem;

@@ -14,6 +14,7 @@
 
 #include "backbone/backbone.h"
 #include "base/error.h"
+#include "golden/case.h"
 
 namespace polyad::golden {
 
@@ -68,13 +69,16 @@ class MlpLayer final : public Backbone {
     const std::vector<NormSite>& norms() const override { return norms_; }
     at::Tensor frozen(const std::string& path) const override {
         for (const Site& site : sites_) {
-            if (path == site.path + ".weight") return at::zeros({site.d_out, site.d_in});
-            if (path == site.path + ".bias") return at::zeros({site.d_out});
+            if (path == site.path + ".weight")
+                return at::zeros({site.d_out, site.d_in}, at::TensorOptions().device(golden::device()));
+            if (path == site.path + ".bias")
+                return at::zeros({site.d_out}, at::TensorOptions().device(golden::device()));
         }
         return {};
     }
     const std::shared_ptr<const Tokenizer>& tokenizer() const override { return tokenizer_; }
     at::ScalarType compute_dtype() const override { return at::kFloat; }
+    at::Device device() const override { return golden::device(); }
     at::Tensor embed(const std::vector<int32_t>&) const override { unused(); }
     at::Tensor hidden(const Batch&, const ForwardOptions&) const override { unused(); }
     at::Tensor logits(const at::Tensor&) const override { unused(); }

@@ -8,6 +8,7 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/zeros_like.h>
 
+#include "backbone/device.h"
 #include "backbone/low_rank.h"
 #include "base/error.h"
 #include "golden/options.h"
@@ -40,6 +41,7 @@ class PemtRunner {
         MethodContext context;
         context.sites = sites;
         context.tasks = 1;
+        context.device = device();
         context.fill = Fill::uninitialised;
         method_ = make_method(product_config(case_.method, case_.config), context);
         at::NoGradGuard no_grad;
@@ -88,7 +90,7 @@ class PemtRunner {
         if (prefix.size() != 1) return "no prefix was made";
         problem = difference("out.prompt", prefix[0], case_.at("out.prompt"), case_);
         if (!problem.empty()) return problem;
-        (prefix[0] * case_.at("in.grad_prompt")).sum().backward();
+        run_backward((prefix[0] * case_.at("in.grad_prompt").to(device())).sum());
         return compare_gradient("prompt", parameter("prompt.0")->value);
     }
 
@@ -102,14 +104,15 @@ class PemtRunner {
         input.task_ids.assign(static_cast<size_t>(rows), 0);
         input.mode = case_.train ? Mode::train : Mode::eval;
         if (const at::Tensor mask = case_.find("in.attention_mask"); mask.defined())
-            recorded_[layer_path]["attention_mask"] = mask;
+            recorded_[layer_path]["attention_mask"] = mask.to(device());
         input.recorded = &recorded_;
         input.trace = &trace_;
         return input;
     }
 
     std::string run_layer() {
-        const auto d_in = case_.config.at("d_in").get<int64_t>(), d_out = case_.config.at("d_out").get<int64_t>();
+        const auto d_in = case_.config.at("d_in").get<int64_t>(),
+                   d_out = case_.config.at("d_out").get<int64_t>();
         const auto q = case_.config.at("query_dim").get<int64_t>();
         const Site site = feed_forward(layer_path, 1, d_in, d_out, Stream::tokens);
         if (given_)  // a decoder layer, whose gate reads an encoder of width q
@@ -121,22 +124,24 @@ class PemtRunner {
                 !problem.empty())
                 return problem;
 
-        const at::Tensor x = case_.at("in.x").clone().requires_grad_(true);
+        const at::Tensor x = case_.at("in.x").clone().to(device()).requires_grad_(true);
         const int64_t rows = x.size(0), tokens = x.size(1);
         const RouteInput input =
             layer_input(rows, tokens, given_ ? 0 : case_.config.at("prompt_len").get<int64_t>());
         const std::unique_ptr<Adaptation> adaptation = method_->adapt(input);
         at::Tensor query;
         if (given_) {  // one prompt position per row, then one position of its own
-            query = case_.at("in.query").clone().requires_grad_(true);
+            query = case_.at("in.query").clone().to(device()).requires_grad_(true);
             adaptation->encoded(
                 at::cat({query.unsqueeze(1), at::zeros_like(query).unsqueeze(1)}, 1).view({2 * rows, q}));
         }
         RowBegin begin;
         for (int64_t b = 0; b <= rows; ++b) begin.push_back(static_cast<int32_t>(b * tokens));
         const at::Tensor u = x.view({-1, d_in});
-        const at::Tensor mixed = adapted_linear(u, case_.at("in.base_weight"), case_.find("in.base_bias"), begin,
-                                                adaptation->at(site, u));
+        at::Tensor bias = case_.find("in.base_bias");
+        if (bias.defined()) bias = bias.to(device());
+        const at::Tensor mixed =
+            adapted_linear(u, case_.at("in.base_weight").to(device()), bias, begin, adaptation->at(site, u));
         const at::Tensor y = adaptation->feed_forward(site.layer, u, mixed).view({rows, tokens, d_out});
         const at::Tensor aux = method_->auxiliary_loss(*adaptation);
         if (!aux.defined()) return "no auxiliary loss was computed";
@@ -153,7 +158,7 @@ class PemtRunner {
                 !problem.empty())
                 return problem;
         }
-        ((y * case_.at("in.grad_y")).sum() + aux).backward();
+        run_backward((y * case_.at("in.grad_y").to(device())).sum() + aux);
         return compare_gradients(x, query);
     }
 
@@ -169,7 +174,8 @@ class PemtRunner {
             if (p.name.rfind(prefix, 0) != 0) continue;
             const std::string name = p.name.substr(prefix.size());
             const bool wanted = case_.find("grad." + name).defined();
-            if (p.trainable != wanted) return "parameter " + name + (wanted ? " is frozen" : " is not frozen");
+            if (p.trainable != wanted)
+                return "parameter " + name + (wanted ? " is frozen" : " is not frozen");
             trained += wanted;
             if (!wanted) continue;
             if (std::string problem = compare_gradient(name, p.value); !problem.empty()) return problem;

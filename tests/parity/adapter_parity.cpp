@@ -2,6 +2,7 @@
 // PEFT adapters over the fixture models: logits, losses and gradients.
 #include <ATen/TensorOperators.h>
 
+#include "backbone/device.h"
 #include "routing/peft_skillset.h"
 #include "side.h"
 
@@ -21,7 +22,7 @@ void run_forward(const Backbone& backbone, const Safetensors& expected, const st
     const at::Tensor loss = backbone.token_nll(select_rows(hidden, side.predicting), side.targets).mean();
     report.compare_value(what + "loss", loss.item<double>(),
                          tensor_of(expected.at(prefix + "loss")).item<double>(), 5e-5);
-    loss.backward();
+    run_backward(loss);
 }
 
 /// One forward with the adapter as a skillset; with Poly one for each task, and one of mixed tasks.

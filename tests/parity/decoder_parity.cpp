@@ -2,6 +2,7 @@
 // Decoder-only fixtures: hidden states, logits, losses, gradients and greedy tokens, left- and right-padded.
 #include <ATen/core/grad_mode.h>
 
+#include "backbone/device.h"
 #include "side.h"
 
 namespace polyad::parity {
@@ -29,7 +30,7 @@ void run_side(const Backbone& backbone, const Safetensors& expected, const std::
     report.compare(prefix + "nll", nll, pick(wanted("nll"), side.target_place), activations);
     const at::Tensor loss = nll.mean();
     report.compare_value(prefix + "loss", loss.item<double>(), wanted("loss").item<double>(), 5e-5);
-    loss.backward();
+    run_backward(loss);
     report.compare(prefix + "grad.inputs_embeds", options.embeddings.grad(),
                    pick(wanted("grad.inputs_embeds"), side.place), gradients);
 

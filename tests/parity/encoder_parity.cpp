@@ -6,6 +6,7 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/zeros.h>
 
+#include "backbone/device.h"
 #include "backbone/sentence_encoder.h"
 #include "side.h"
 
@@ -66,9 +67,9 @@ void run_types(const Backbone& backbone, const Safetensors& expected, const std:
     const at::Tensor pooled = mean_pool(hidden, batch.row_begin), embedding = unit_rows(pooled);
     report.compare(prefix + "mean_pooled", pooled, wanted("mean_pooled"), activations);
     report.compare(prefix + "embedding", embedding, wanted("embedding"), sentence_vectors);
-    const at::Tensor loss = (tensor_of(expected.at("probe")) * embedding).sum();
+    const at::Tensor loss = (tensor_of(expected.at("probe")).to(embedding.device()) * embedding).sum();
     report.compare_value(prefix + "loss", loss.item<double>(), wanted("loss").item<double>(), 5e-5);
-    loss.backward();
+    run_backward(loss);
     report.compare(prefix + "grad.inputs_embeds", words.grad(), pick(wanted("grad.inputs_embeds"), place),
                    gradients);
     if (prefix != "tt0.") return;
@@ -92,7 +93,7 @@ void run_updates(const Backbone& backbone, const Safetensors& expected, Report& 
     report.compare("fresh updates", hidden, backbone.hidden(batch), Tolerance{0.0, 0.0, false, 1.0});
     report.result("every site is asked", updates.asked == static_cast<int>(backbone.sites().size()),
                   text(updates.asked, " of ", backbone.sites().size()));
-    (hidden * hidden.detach()).sum().backward();
+    run_backward((hidden * hidden.detach()).sum());
     bool all = true;
     for (const at::Tensor& b : updates.leaves)
         all = all && b.grad().defined() && b.grad().abs().sum().item<double>() > 0.0;

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <exception>
 
+#include "device/test_device.h"
 #include "report.h"
 
 namespace polyad::parity {
@@ -26,7 +27,8 @@ struct Count {
 };
 
 constexpr const char* usage =
-    "usage: parity_runner [--precision fp32|bf16] [--weights expanded|packed] [--skip-unsupported] "
+    "usage: parity_runner [--device cpu|cuda[:N]] [--precision fp32|bf16] [--weights expanded|packed] "
+    "[--skip-unsupported] "
     "[--smollm2 FILE] [--minilm FOLDER] "
     "DIR...\n";
 
@@ -45,6 +47,8 @@ bool parse(int argc, char** argv, Arguments& arguments) {
             const std::string value = argv[++i];
             if (value != "packed" && value != "expanded") return false;
             arguments.options.weights = value == "packed" ? WeightStorage::packed : WeightStorage::expanded;
+        } else if (arg == "--device" && more) {
+            arguments.options.device = test_device(argv[++i]);
         } else if (arg == "--smollm2" && more) {
             arguments.smollm2 = argv[++i];
         } else if (arg == "--minilm" && more) {
@@ -129,8 +133,13 @@ int main(int argc, char** argv) {
     using namespace polyad;
     using namespace polyad::parity;
     Arguments arguments;
-    if (!parse(argc, argv, arguments)) {
-        std::fputs(usage, stderr);
+    try {
+        if (!parse(argc, argv, arguments)) {
+            std::fputs(usage, stderr);
+            return 2;
+        }
+    } catch (const std::exception& error) {
+        std::fprintf(stderr, "parity_runner: %s\n", error.what());
         return 2;
     }
     Count count;

@@ -17,8 +17,8 @@ void Report::result(const std::string& what, bool ok, const std::string& detail)
 
 void Report::compare(const std::string& what, const at::Tensor& actual, const at::Tensor& expected,
                      Tolerance tolerance) {
-    const at::Tensor a = actual.detach().to(at::kFloat).contiguous(),
-                     b = expected.to(at::kFloat).contiguous();
+    const at::Tensor a = actual.detach().to(at::kCPU, at::kFloat).contiguous(),
+                     b = expected.detach().to(at::kCPU, at::kFloat).contiguous();
     if (a.numel() != b.numel())
         return result(what, false, text("has ", a.numel(), " values, ", b.numel(), " expected"));
     const float* pa = a.data_ptr<float>();

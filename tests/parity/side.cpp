@@ -3,7 +3,7 @@
 
 #include <ATen/ops/empty.h>
 
-#include <algorithm>
+#include "backbone/device.h"
 
 namespace polyad::parity {
 
@@ -15,9 +15,7 @@ at::Tensor pick(const at::Tensor& padded, const std::vector<int64_t>& places) {
 }
 
 at::Tensor select_rows(const at::Tensor& x, const std::vector<int64_t>& rows) {
-    at::Tensor index = at::empty({static_cast<int64_t>(rows.size())}, at::TensorOptions().dtype(at::kLong));
-    std::copy(rows.begin(), rows.end(), index.data_ptr<int64_t>());
-    return x.index_select(0, index);
+    return x.index_select(0, device_list(rows, x.device()));
 }
 
 void run_greedy(const Backbone& backbone, const Safetensors& expected, const Json& about, const Side& side,

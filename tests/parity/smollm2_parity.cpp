@@ -6,6 +6,7 @@
 
 #include <cmath>
 
+#include "backbone/device.h"
 #include "report.h"
 
 namespace polyad::parity {
@@ -71,7 +72,7 @@ void run_loss(const Backbone& backbone, const Json& items, const Safetensors& ex
             answer);
         const at::Tensor loss = nll.mean();
         report.compare_value(text("loss.", i), loss.item<double>(), items[i].at("loss").get<double>(), 2e-4);
-        loss.backward();
+        run_backward(loss);
         const std::string name = text("loss.", i, ".grad.inputs_embeds");
         if (const StoredTensor* stored = expected.find(name))
             report.compare(name, options.embeddings.grad(), tensor_of(*stored), {2e-5, 1e-3, true, 0.9});
