@@ -2,10 +2,10 @@
 # A thin layer over CMakePresets.json and scripts/. The CMake build works without it:
 #   cmake --preset release && cmake --build --preset release
 .DEFAULT_GOAL := help
-.PHONY: help demo test build bench claims format lint package clean distclean
+.PHONY: help demo test build bench claims gpu-check gpu-carry format lint package clean distclean
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 	@echo
 	@echo "  TASKS=DIR           with demo: a folder of tasks of your own (Super-NaturalInstructions files or JSON Lines)"
 	@echo "  POLYAD_LIBTORCH=DIR a LibTorch 2.11 of your own instead of the pinned one"
@@ -24,6 +24,12 @@ bench:  ## side by side with Hugging Face PEFT, in one run, on this machine
 
 claims:  ## every method at equal budgets on real tasks, and planted skills found again (BUDGET=MINUTES, SEEDS=N)
 	@BUDGET="$(BUDGET)" SEEDS="$(SEEDS)" scripts/claims.sh
+
+gpu-check:  ## on a machine with an NVIDIA GPU: builds the CUDA library, runs its tests, parity, every method and the benchmarks
+	@scripts/gpu_check.sh $(CARRIED)
+
+gpu-carry:  ## gathers into .gpu what gpu-check needs on a machine without network and Rust
+	@scripts/gpu_carry.sh .gpu
 
 format:  ## clang-format on every C and C++ file
 	@scripts/bootstrap.sh --dev
