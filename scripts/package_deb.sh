@@ -55,7 +55,7 @@ said=$("$work/inspect_bundle" /nowhere 2>&1 || true)
 [[ $said == not_found:* ]] || { echo "package: the C program against the .deb says: $said" >&2; exit 1; }
 cp -r tests/packaging/cpp-consumer "$work/source"
 cp samples/c/train_and_switch.c "$work/source/"
-cmake -S "$work/source" -B "$work/consumer" -DCMAKE_PREFIX_PATH="$prefix/lib/$triplet" >"$work/log" 2>&1 &&
+cmake -S "$work/source" -B "$work/consumer" -DCMAKE_PREFIX_PATH="$prefix" >"$work/log" 2>&1 &&
     cmake --build "$work/consumer" >>"$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }
 "$work/consumer/consumer" >/dev/null
 echo "package: $package ($(du -h "$package" | cut -f1), $(du -sh "$prefix" | cut -f1) installed, glibc >= $glibc) builds and runs programs"
