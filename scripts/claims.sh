@@ -8,7 +8,7 @@
 #   MODEL=PATH       GGUF file or Hugging Face folder (default: SmolLM2-135M-Instruct)
 #   TASKS=DIR        folder with tasks.json (default: ../shared/superni)
 #   ENCODER=DIR      sentence encoder of MoR1E's intuition (default: MiniLM)
-#   DEVICE=cpu       where the model runs
+#   DEVICE=cpu       where the model runs: cpu, cuda, cuda:N
 #   RUN=claims-run   finished cells; the same command goes on where it was stopped
 # Usage: scripts/claims.sh [--budget MINUTES] [--seeds N]
 set -euo pipefail

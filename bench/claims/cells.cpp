@@ -190,7 +190,7 @@ Settings Settings::from_json(const Json& json) {
 }
 
 World::World(const Places& from)
-    : context(from.threads),
+    : context(from.threads, from.device),
       model(context, from.model, from.backbone.dump()),
       train_names(names_of(from.tasks, "train")),
       transfer_names(names_of(from.tasks, "transfer")),

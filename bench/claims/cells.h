@@ -27,8 +27,8 @@ struct Settings {
 
 /// What a world is opened from.
 struct Places {
-    std::string model, tasks, encoder;
-    Json backbone = Json::object();  ///< options of the backbone: device, precision
+    std::string model, tasks, encoder, device = "cpu";
+    Json backbone = Json::object();  ///< options of the backbone: precision
     int threads = 0;                 ///< 0 = all cores
 };
 

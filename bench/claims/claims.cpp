@@ -25,7 +25,7 @@ using Clock = std::chrono::steady_clock;
 
 struct Options {
     Places places;
-    std::string run = "claims-run", docs, planted, device, precision;
+    std::string run = "claims-run", docs, planted, precision;
     std::vector<std::string> only;
     double budget = 0;
     int seeds = 1, eval_batch = 16;
@@ -83,6 +83,22 @@ std::string cpu_name() {
     for (std::string line; std::getline(file, line);)
         if (line.rfind("model name", 0) == 0) return line.substr(std::min(line.find(':') + 2, line.size()));
     return "unknown CPU";
+}
+
+/// What the cells ran on, as the tables say it.
+std::string machine_name(const Places& places) {
+    if (places.device == "cpu") {
+        const int threads =
+            places.threads > 0 ? places.threads : static_cast<int>(std::thread::hardware_concurrency());
+        return cpu_name() + ", " + std::to_string(threads) + (threads == 1 ? " thread" : " threads");
+    }
+    polyad_text* text = nullptr;
+    polyad::check(polyad_devices(&text));
+    const Json devices = Json::parse(polyad::take(text)).at("devices");
+    for (const Json& device : devices)
+        if (device.at("name") == (places.device == "cuda" ? "cuda:0" : places.device))
+            return device.value("description", places.device);
+    return places.device;
 }
 
 /// Seconds of one cell. A method costs about half more than LoRA, on the average of the table.
@@ -204,11 +220,7 @@ Json computed(const World& world, const Settings& settings, const Plan& plan, co
         std::printf("failed: %s\n", e.what());
     }
     std::fflush(stdout);
-    const int threads = options.places.threads > 0 ? options.places.threads
-                                                   : static_cast<int>(std::thread::hardware_concurrency());
-    cell["machine"] = options.device.empty() || options.device == "cpu"
-                          ? cpu_name() + ", " + std::to_string(threads) + " threads"
-                          : options.device;
+    cell["machine"] = machine_name(options.places);
     return cell;
 }
 
@@ -323,7 +335,8 @@ int main(int argc, char** argv) {
     app.add_option("-t,--tasks", o.places.tasks,
                    "Folder of tasks with tasks.json (roles train and transfer)");
     app.add_option("--encoder", o.places.encoder, "Folder of a sentence encoder (MoR1E's intuition)");
-    app.add_option("--device", o.device, "Where the model runs (default: the CPU)");
+    app.add_option("--device", o.places.device, "Where the model runs: cpu, cuda or cuda:N")
+        ->capture_default_str();
     app.add_option("--precision", o.precision, "auto, fp32 or bf16");
     app.add_option("--run", o.run, "Folder of finished cells")->capture_default_str();
     app.add_option("--docs", o.docs, "Folder whose claims.md and claims.json are written");
@@ -351,7 +364,6 @@ int main(int argc, char** argv) {
     app.add_flag("--tables", o.tables, "Only write the tables of the cells that are there");
     app.add_flag("--list", o.list, "Say what is compared");
     CLI11_PARSE(app, argc, argv);
-    if (!o.device.empty()) o.places.backbone["device"] = o.device;
     if (!o.precision.empty()) o.places.backbone["precision"] = o.precision;
     try {
         if (!o.list && (o.places.model.empty() || o.places.tasks.empty()))
