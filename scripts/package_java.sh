@@ -57,11 +57,11 @@ model=$(realpath -m ../shared/fixtures/gguf/tiny_llama.gguf)
 [[ -e $model ]] || model= # loads the library only
 java=$(readlink -f "$(command -v java)")
 consumer() { # OPTIONS...: runs it, checks what it printed
-    (cd "$work/consumer" && env -i HOME="$work/home" "$java" "$@" app.Consumer ${model:+"$model"}) | tee "$work/output"
+    (cd "$work/consumer" && env -i XDG_CACHE_HOME="$work/cache" "$java" "$@" app.Consumer ${model:+"$model"}) | tee "$work/output"
     grep -q '^polyad [0-9]' "$work/output"
     if [[ -n $model ]]; then grep -qx 'up: up' "$work/output" && grep -qx 'down: down' "$work/output"; fi
-    grep -q "^library $work/home/.cache/polyad/[0-9a-f]*/libtorch_cpu.so" "$work/output"
-    if grep '^library ' "$work/output" | grep -vq "^library $work/home/"; then
+    grep -q "^library $work/cache/polyad/[0-9a-f]*/libtorch_cpu.so" "$work/output"
+    if grep '^library ' "$work/output" | grep -vq "^library $work/cache/"; then
         echo "package: a library was loaded from outside the jar" >&2
         exit 1
     fi
