@@ -104,6 +104,7 @@ namespace Polyad
                 try
                 {
                     bool held = false;
+                    ProcessEnd.Enter();
                     try
                     {
                         handle.DangerousAddRef(ref held);
@@ -112,6 +113,7 @@ namespace Polyad
                     finally
                     {
                         if (held) handle.DangerousRelease();
+                        ProcessEnd.Leave();
                     }
                     Deliver();
                 }

@@ -39,6 +39,15 @@ namespace Polyad
             }
         }
 
+        /// <summary>Mono waits at the end for threads inside native code, background or not, and this one would stay there.</summary>
+        internal static void Silence()
+        {
+            lock (Gate)
+            {
+                if (running) Set(null);
+            }
+        }
+
         private static void Drain()
         {
             while (true)

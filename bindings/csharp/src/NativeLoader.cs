@@ -55,6 +55,7 @@ namespace Polyad
                 if (loaded) return;
                 failure = failure ?? TryAll();
                 if (failure != null) throw new DllNotFoundException(failure);
+                ProcessEnd.Watch();
                 loaded = true;
             }
         }

@@ -68,6 +68,7 @@ namespace Polyad
         internal T Use<T>(Func<IntPtr, T> call)
         {
             bool held = false;
+            ProcessEnd.Enter();
             try
             {
                 if (Handle.IsRefusing) throw new ObjectDisposedException(GetType().FullName);
@@ -84,6 +85,7 @@ namespace Polyad
             finally
             {
                 if (held) Handle.DangerousRelease();
+                ProcessEnd.Leave();
             }
         }
 

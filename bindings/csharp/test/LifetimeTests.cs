@@ -234,6 +234,17 @@ namespace Polyad.Tests
             }
         }
 
+        public void AProgramMayEndInTheMiddleOfEverything()
+        {
+            string file = Fixture.ModelFile;
+            for (int i = 0; i < 3; ++i)
+            {
+                Child child = Child.Run(typeof(LifetimeTests).Assembly.Location, new[] { "--probe", "end" });
+                Check.Equal("busy", child.Right().Trim(), file + " " + child.Errors);
+                Check.Equal("", child.Errors);
+            }
+        }
+
         private static long ResidentBytes() => 4096 * long.Parse(File.ReadAllText("/proc/self/statm").Split(' ')[1]);
 
         /// <summary>Memory after the second half is that of the first half, within what an allocator and a JIT move.</summary>

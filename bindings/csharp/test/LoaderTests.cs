@@ -4,14 +4,16 @@ using System.Collections.Generic;
 using System.IO;
 using System.Linq;
 using System.Text;
+using System.Threading;
 
 namespace Polyad.Tests
 {
-    /// <summary>What a child process of <see cref="LoaderTests"/> does: loads the library in one way and says how that went.</summary>
+    /// <summary>What a child process of a test does: loads the library in one way and says how that went, or ends while it is busy.</summary>
     internal static class Probe
     {
         internal static int Run(string[] arguments)
         {
+            if (arguments[0] == "end") return EndInTheMiddle();
             try
             {
                 if (arguments[0] == "property") AppDomain.CurrentDomain.SetData("polyad.library", arguments[1]);
@@ -42,6 +44,25 @@ namespace Polyad.Tests
                 }
                 Console.WriteLine(again == e.Message ? "the same again" : "another failure: " + again);
             }
+            return 0;
+        }
+
+        /// <summary>The program ends while an engine answers, a trainer steps, the log is on and nothing was disposed of.</summary>
+        private static int EndInTheMiddle()
+        {
+            PolyadLibrary.SetLog((level, text) => { });
+            Backbone model = Fixture.Model();
+            Dataset tasks = Fixture.Tasks();
+            TrainerOptions options = Fixture.Training();
+            options.MaxSteps = 1_000_000;
+            options.ValidationExamples = 0;
+            var trainer = new Trainer(new Skillset(model, tasks, Fixture.Method()), tasks, options);
+            var begun = new ManualResetEventSlim();
+            trainer.RunAsync(new Told(p => begun.Set()));
+            Engine engine = new Engine(model).Publish("words", new Skillset(model, tasks, Fixture.Method()));
+            for (int i = 0; i < 500; ++i) engine.Submit(Fixture.Request(100));
+            begun.Wait();
+            Console.WriteLine("busy");
             return 0;
         }
     }
