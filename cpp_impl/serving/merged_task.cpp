@@ -33,9 +33,10 @@ MergedTask::MergedTask(std::shared_ptr<const ServedSkillset> served, int task)
         const kernels::RowFactors& pair = lora()->at(site);
         if (!pair.a) continue;
         const auto view = [&](const void* data, int64_t width) {
-            return at::from_blob(const_cast<void*>(data), {pair.rank, width},
-                                 at::TensorOptions().dtype(dtype).device(backbone.device()),
-                                 backbone.device())
+            return at::for_blob(const_cast<void*>(data), {pair.rank, width})
+                .options(at::TensorOptions().dtype(dtype).device(backbone.device()))
+                .target_device(backbone.device())
+                .make_tensor()
                 .to(at::kFloat);
         };
         const std::string path = site.path + ".weight";
