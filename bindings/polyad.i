@@ -93,6 +93,9 @@ MACRO(polyad_request)
 %polyad_struct(polyad_engine_options)
 %polyad_struct(polyad_request_options)
 
+/* Left out (left_out.txt): these languages hold no CUDA stream. */
+%ignore polyad_context_options::stream;
+
 /* `const char *` fields: a copy that is freed with the struct. */
 %typemap(memberin) const char * "$1 = polyad_binding_keep(arg1, $input, $input ? strlen($input) + 1 : 0);"
 
