@@ -38,7 +38,9 @@ void register_kernels(at::DeviceType type, const kernels::OpTable& (*ops)(at::De
 }
 
 at::Tensor on_host(const at::Tensor& tensor) {
-    return tensor.to(at::kCPU).contiguous();
+    const at::Tensor out = tensor.to(at::kCPU).contiguous();
+    check_device(tensor.device());  // now that all that was queued for it has run
+    return out;
 }
 
 at::Tensor device_list(const std::vector<int64_t>& values, at::Device device) {

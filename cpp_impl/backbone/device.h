@@ -22,7 +22,8 @@ inline const kernels::OpTable& ops_of(const at::Tensor& tensor) {
 /// Gives a type of device its kernels: the CUDA library when it is loaded, the tests' own device.
 void register_kernels(at::DeviceType type, const kernels::OpTable& (*ops)(at::Device device));
 
-/// The tensor in host memory, contiguous; itself when it is that already. Waits for the device.
+/// The tensor in host memory, contiguous; itself when it is that already. Waits for the
+/// device, and throws what a kernel queued by this thread could not do.
 at::Tensor on_host(const at::Tensor& tensor);
 /// A list as a tensor [n] on `device`.
 at::Tensor device_list(const std::vector<int64_t>& values, at::Device device);

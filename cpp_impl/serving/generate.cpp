@@ -338,10 +338,15 @@ void GenerationBatch::forward(Routing& routing, const std::vector<GenerationRow*
     options.cache = cache_.get();
 
     at::Tensor logits;
+    std::vector<int32_t> chosen;  // by the device, where it can
     try {
         const at::Tensor hidden = backbone_->hidden(batch, options);
-        logits = on_host(backbone_->logits(
-            decoding ? hidden : hidden.index_select(0, device_list(last, hidden.device()))));
+        logits =
+            backbone_->logits(decoding ? hidden : hidden.index_select(0, device_list(last, hidden.device())));
+        if (samples_on_device(logits.device()))
+            chosen = sample_on_device(logits, sampled_rows(rows));
+        else
+            logits = on_host(logits);
     } catch (...) {
         for (size_t b = 0; b < rows.size(); ++b)
             if (cache_->length(options.slots[b]) > lengths[b]) cache_->truncate(options.slots[b], lengths[b]);
@@ -358,7 +363,10 @@ void GenerationBatch::forward(Routing& routing, const std::vector<GenerationRow*
         row.read_ += row.unread();
         row.begun_ = true;
         try {
-            advance(row, {logits.const_data_ptr<float>() + b * vocab, vocab});
+            advance(row, chosen.empty()
+                             ? pick_token({logits.const_data_ptr<float>() + b * vocab, vocab},
+                                          row.input.sampling, row.input.prompt, row.tokens, row.random_)
+                             : chosen[b]);
         } catch (...) {
             row.error = std::current_exception();
             row.reason = FinishReason::failed;
@@ -367,9 +375,17 @@ void GenerationBatch::forward(Routing& routing, const std::vector<GenerationRow*
     trim_prefixes();
 }
 
-void GenerationBatch::advance(GenerationRow& row, std::span<const float> logits) {
+std::vector<SampledRow> GenerationBatch::sampled_rows(const std::vector<GenerationRow*>& rows) {
+    std::vector<SampledRow> out;
+    for (GenerationRow* row : rows)
+        out.push_back({&row->input.sampling, row->input.prompt, row->tokens, &row->random_});
+    return out;
+}
+
+void GenerationBatch::advance(GenerationRow& row, int32_t id) {
+    if (id < 0)
+        fail(Code::numeric_error, "the model's logits are not finite numbers or leave no token to choose");
     const SamplingOptions& sampling = row.input.sampling;
-    const int32_t id = pick_token(logits, sampling, row.input.prompt, row.tokens, row.random_);
     const auto& tokenizer = backbone_->tokenizer();
     if (!sampling.ignore_eos && tokenizer && id == tokenizer->eos_id()) {
         row.reason = FinishReason::end_token;

@@ -16,6 +16,7 @@
 
 #include "routing/skillset.h"
 #include "serving/answer_text.h"
+#include "serving/device_sampling.h"
 #include "serving/merged_task.h"
 #include "serving/mixed_adaptation.h"
 #include "serving/prefix_cache.h"
@@ -135,7 +136,8 @@ class GenerationBatch {
     void trim_prefixes();
     void step_group(const Skillset* owner, const std::vector<GenerationRow*>& rows);
     void forward(Routing& routing, const std::vector<GenerationRow*>& rows);
-    void advance(GenerationRow& row, std::span<const float> logits);
+    static std::vector<SampledRow> sampled_rows(const std::vector<GenerationRow*>& rows);
+    void advance(GenerationRow& row, int32_t id);
 
     std::shared_ptr<const Backbone> backbone_;
     std::unique_ptr<KvCache> cache_;

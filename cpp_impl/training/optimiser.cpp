@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "backbone/cuda.h"
 #include "backbone/device.h"
 #include "base/error.h"
 #include "kernels/op_table.h"
@@ -40,6 +41,21 @@ Optimiser::Optimiser(const std::vector<Parameter>& parameters, const OptimiserOp
 
 double Optimiser::gradient_norm() const {
     double sum = 0.0;
+    if (const kernels::CudaOps* more = many()) {  // one launch and one wait instead of one per parameter
+        std::vector<at::Tensor> kept;
+        std::vector<const float*> data;
+        std::vector<int64_t> sizes;
+        for (const Moments& moments : state_) {
+            at::Tensor gradient = dense_gradient(moments);
+            if (!gradient.defined()) continue;
+            data.push_back(gradient.const_data_ptr<float>());
+            sizes.push_back(gradient.numel());
+            kept.push_back(std::move(gradient));
+        }
+        sum = more->sum_squares_many(data.data(), sizes.data(), static_cast<int64_t>(sizes.size()));
+        check_device(state_.front().value.device());
+        return std::sqrt(sum);
+    }
     for (const Moments& moments : state_) {
         const at::Tensor gradient = dense_gradient(moments);
         if (gradient.defined())
@@ -48,7 +64,14 @@ double Optimiser::gradient_norm() const {
     return std::sqrt(sum);
 }
 
+const kernels::CudaOps* Optimiser::many() const {
+    return state_.empty() ? nullptr : cuda_ops(state_.front().value.device());
+}
+
 void Optimiser::step(double factor, double gradient_scale) {
+    const kernels::CudaOps* more = many();
+    std::vector<kernels::AdamwTensor> tensors;
+    std::vector<at::Tensor> kept;
     for (Moments& moments : state_) {
         const at::Tensor gradient = dense_gradient(moments);
         if (!gradient.defined()) continue;
@@ -56,6 +79,15 @@ void Optimiser::step(double factor, double gradient_scale) {
         const GroupOptions& group = options_.group(moments.group);
         const double bias1 = 1.0 - std::pow(options_.beta1, static_cast<double>(moments.steps));
         const double bias2 = 1.0 - std::pow(options_.beta2, static_cast<double>(moments.steps));
+        if (more) {
+            tensors.push_back(
+                {static_cast<float*>(moments.value.data_ptr()), gradient.const_data_ptr<float>(),
+                 moments.first.data_ptr<float>(), moments.second.data_ptr<float>(), moments.value.numel(),
+                 static_cast<float>(group.learning_rate * factor), static_cast<float>(group.weight_decay),
+                 static_cast<float>(bias1), static_cast<float>(bias2)});
+            kept.push_back(gradient);
+            continue;
+        }
         // Through data_ptr, past autograd's version counter: no graph is alive between backward and here.
         ops_of(gradient).adamw(
             static_cast<float*>(moments.value.data_ptr()), gradient.const_data_ptr<float>(),
@@ -65,6 +97,10 @@ void Optimiser::step(double factor, double gradient_scale) {
             static_cast<float>(group.weight_decay), static_cast<float>(bias1), static_cast<float>(bias2),
             static_cast<float>(gradient_scale));
     }
+    if (!tensors.empty())
+        more->adamw_many(tensors.data(), static_cast<int64_t>(tensors.size()),
+                         static_cast<float>(options_.beta1), static_cast<float>(options_.beta2),
+                         static_cast<float>(options_.epsilon), static_cast<float>(gradient_scale));
 }
 
 void Optimiser::clear_gradients() {

@@ -13,6 +13,10 @@
 
 #include "skills/parameter.h"
 
+namespace polyad::kernels {
+struct CudaOps;
+}
+
 namespace polyad {
 
 struct GroupOptions {
@@ -55,6 +59,9 @@ class Optimiser {
     const std::vector<Moments>& state() const { return state_; }
 
   private:
+    /// What takes all parameters in one call, on devices that have it.
+    const kernels::CudaOps* many() const;
+
     OptimiserOptions options_;
     std::vector<Moments> state_;
 };
