@@ -16,7 +16,7 @@
 #include "base/error.h"
 #include "data/prompt.h"
 #include "routing/skillset.h"
-#include "serving/generate.h"
+#include "serving/engine.h"
 #include "training/optimiser.h"
 
 using namespace polyad;
@@ -166,30 +166,45 @@ void decode(const std::shared_ptr<const Backbone>& backbone, const Options& o, c
         }
         skills->method().parameters_changed();
     }
+    EngineOptions limits;
+    limits.max_batch = rows;
+    limits.max_context = o.prompt + o.tokens + 32;
+    limits.prefix_cache = false;
+    Engine engine(backbone, limits);
+    if (skills) engine.publish("skills", *skills);
     Generator random(3);
-    std::vector<GenerationInput> inputs;
+    std::vector<RequestOptions> requests;
     for (int row = 0; row < rows; ++row) {
-        GenerationInput input;
-        input.skillset = skills;
-        if (skills) input.task = setting.starts_with("mixed") ? row % o.batch : 0;
+        RequestOptions request;
+        if (skills) {
+            request.skillset = "skills";
+            request.task = skills->tasks()[static_cast<size_t>(setting.starts_with("mixed") ? row : 0)].name;
+        }
         for (int i = 0; i < o.prompt; ++i)
-            input.prompt.push_back(
+            request.tokens.push_back(
                 static_cast<int32_t>(random.below(static_cast<uint64_t>(backbone->info().vocab))));
-        input.sampling.max_tokens = o.tokens;
-        input.sampling.ignore_eos = true;
-        inputs.push_back(std::move(input));
+        request.sampling.ignore_eos = true;
+        requests.push_back(std::move(request));
     }
-    generate(backbone, inputs, rows);  // warm
+    const auto answer = [&](int tokens) {
+        std::vector<std::shared_ptr<Request>> running;
+        for (RequestOptions& request : requests) {
+            request.sampling.max_tokens = tokens;
+            running.push_back(engine.submit(request));
+        }
+        while (engine.step() > 0) {
+        }
+        return running.front()->result().tokens;
+    };
+    answer(o.tokens);  // warm
     std::vector<double> seconds, prompt_seconds;
-    std::vector<GenerationInput> prompts = inputs;
-    for (GenerationInput& input : prompts) input.sampling.max_tokens = 1;
     std::vector<int32_t> tokens;
     for (int i = 0; i < 3; ++i) {
         auto begin = Clock::now();
-        generate(backbone, prompts, rows);
+        answer(1);
         prompt_seconds.push_back(seconds_since(begin));
         begin = Clock::now();
-        tokens = generate(backbone, inputs, rows).front().tokens;
+        tokens = answer(o.tokens);
         seconds.push_back(seconds_since(begin));
     }
     const double all = median(seconds), prompt = median(prompt_seconds);

@@ -13,7 +13,7 @@
 #include "device/test_device.h"
 #include "serving/generate.h"
 #include "serving/score.h"
-#include "tiny_skillsets.h"
+#include "tiny_encoder_decoder.h"
 #include "training/trainer.h"
 
 namespace polyad {
@@ -35,14 +35,15 @@ std::shared_ptr<const Backbone> open(const std::string& model, at::Device device
 struct Models {
     std::shared_ptr<const Backbone> cpu, device;
 
-    explicit Models(const std::string& path)
-        : cpu(open(path, at::kCPU)), device(open(path, test_device(device_name()))) {}
     static const Models& decoder() {
-        static const Models models(tiny::model().string());
+        static const Models models{open(tiny::model().string(), at::kCPU),
+                                   open(tiny::model().string(), test_device(device_name()))};
         return models;
     }
     static const Models& encoder_decoder() {
-        static const Models models(std::string(POLYAD_SHARED_DIR) + "/fixtures/models/t5_v11");
+        static const Models models{tiny::encoder_decoder("t5_v11"),
+                                   tiny::open_encoder_decoder("t5_v11", Precision::fp32, Json::object(),
+                                                              test_device(device_name()))};
         return models;
     }
 };

@@ -48,7 +48,8 @@ inline void write_character_tokenizer(const std::filesystem::path& folder, int e
 
 /// A copy of a fixture with a tokenizer, its config changed by `patch` (a null value removes a key), opened.
 inline std::shared_ptr<const Backbone> open_encoder_decoder(const std::string& name, Precision precision,
-                                                            const Json& patch = Json::object()) {
+                                                            const Json& patch = Json::object(),
+                                                            at::Device device = at::kCPU) {
     const auto folder = std::filesystem::temp_directory_path() / text("polyad_", name, "_", getpid());
     std::filesystem::create_directories(folder);
     std::filesystem::copy_file(encoder_decoder_fixture(name) / "model.safetensors",
@@ -64,6 +65,7 @@ inline std::shared_ptr<const Backbone> open_encoder_decoder(const std::string& n
     } cleaner{folder};
     BackboneOptions options;
     options.precision = precision;
+    options.device = device;
     return Backbone::open(folder, options);
 }
 
