@@ -105,6 +105,19 @@ class MethodsTest {
         }
     }
 
+    @Test
+    void partsOfASkillset() {
+        try (Skillset skills = Skillset.create(model, tasks, TaskMoe.builder().expertKind("lora").experts(2).rank(2).build());
+                Skillset copy = skills.derive(Map.of("form", "copy", "changes", Map.of("eval_route", "softmax")));
+                Skillset one = skills.derive(Map.of("form", "squeeze", "task", "up"))) {
+            assertEquals("softmax", copy.info().get("config").get("eval_route").asString());
+            org.junit.jupiter.api.Assertions.assertArrayEquals(skills.parameters(), copy.parameters());
+            assertEquals("lora", one.info().get("config").get("method").asString());
+            Fixture.refused(ErrorCode.UNKNOWN_TASK, "nosuch", () -> skills.derive(Map.of("form", "squeeze", "task", "nosuch")));
+            Fixture.refused(ErrorCode.INVALID_CONFIG, "form", () -> skills.derive(Map.of("form", "nosuch")));
+        }
+    }
+
     /** Two adapters that differ, as PEFT folders. */
     private List<Path> adapters() {
         List<Path> folders = new ArrayList<>();

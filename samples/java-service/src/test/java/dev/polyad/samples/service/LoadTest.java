@@ -313,6 +313,7 @@ public final class LoadTest {
         command.addAll(all.subList(all.indexOf("--") + 1, all.size()));
         command.addAll(List.of(Service.class.getName(), "--model", own.get(0), "--data", data.toString(), "--port", "0"));
         Process process = new ProcessBuilder(command).redirectError(ProcessBuilder.Redirect.INHERIT).start();
+        Runtime.getRuntime().addShutdownHook(new Thread(process::destroyForcibly)); // also when this program is stopped
         List<String> wrong = new ArrayList<>();
         try {
             LoadTest test = new LoadTest(process);
