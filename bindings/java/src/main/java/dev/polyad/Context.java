@@ -17,7 +17,7 @@ public final class Context extends NativeObject {
 
     /** A context with as many worker threads per call as OpenMP would use. */
     public static Context create() {
-        return create(0);
+        return builder().create();
     }
 
     /**
@@ -26,13 +26,62 @@ public final class Context extends NativeObject {
      * @param threads 1 to 1024, or 0 for what OpenMP would use
      */
     public static Context create(int threads) {
-        NativeLoader.load();
-        polyad_context_options options = new polyad_context_options();
-        try {
-            options.setThreads(threads);
-            return new Context(open(out -> Native.polyad_context_create(options, out)));
-        } finally {
-            options.delete();
+        return builder().threads(threads).create();
+    }
+
+    /** Options of a context. */
+    public static Builder builder() {
+        return new Builder();
+    }
+
+    /** Where what is opened through a context lives and computes. */
+    public static final class Builder {
+        private int threads;
+        private String device;
+        private long memoryBudget;
+
+        private Builder() {}
+
+        /** Worker threads of one call, 1 to 1024; 0 = what OpenMP would use. */
+        public Builder threads(int count) {
+            threads = count;
+            return this;
+        }
+
+        /** {@code cpu}, {@code cuda} (the first) or {@code cuda:N}; {@link Polyad#devices()} lists them. */
+        public Builder device(String name) {
+            device = name;
+            return this;
+        }
+
+        /** CUDA: most bytes of device memory this process may take; 0 = all there is. */
+        public Builder memoryBudget(long bytes) {
+            if (bytes < 0) {
+                throw new IllegalArgumentException("a memory budget has to be 0 or more, this one is " + bytes);
+            }
+            memoryBudget = bytes;
+            return this;
+        }
+
+        /**
+         * The context.
+         *
+         * @throws PolyadException INVALID_ARGUMENT, INVALID_CONFIG (no such name of a device), UNSUPPORTED (no CUDA here: the message
+         *     says what is missing), WRONG_STATE (trained on the CPU already, another memory budget is in force)
+         */
+        public Context create() {
+            NativeLoader.load();
+            polyad_context_options options = new polyad_context_options();
+            try {
+                options.setThreads(threads);
+                if (device != null) {
+                    options.setDevice(device);
+                }
+                options.setMemory_budget(memoryBudget);
+                return new Context(open(out -> Native.polyad_context_create(options, out)));
+            } finally {
+                options.delete();
+            }
         }
     }
 

@@ -38,6 +38,14 @@ public final class Polyad {
         return Native.polyad_has_feature(Objects.requireNonNull(name, "name")) != 0;
     }
 
+    /** The devices there are, with their memory and whether they can be used; and why there is no CUDA device, where there is none. */
+    public static Json devices() {
+        NativeLoader.load();
+        byte[][] out = new byte[1][];
+        Native.polyad_devices(out);
+        return Json.parse(Utf8.text(out[0]));
+    }
+
     /**
      * Where the library's log messages go; null silences, the default. The sink runs on a thread of its own, so it may block, throw,
      * or call Polyad: what it throws goes to that thread's uncaught-exception handler, and the next message comes all the same.
