@@ -8,6 +8,7 @@
 
 #include <atomic>
 #include <charconv>
+#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <mutex>
@@ -66,11 +67,12 @@ class Cuda {
         const kernels::CudaLibrary& ours = library();
         const std::lock_guard lock(mutex_);
         if (ready_.load(std::memory_order_relaxed)) return;
-        open_torch();
+        open_torch(share_);
         register_kernels(at::kCUDA, &Cuda::ops);
         ready_.store(&ours, std::memory_order_release);
     }
 
+    /// Code::wrong_state when another budget is in force. Takes effect with enable().
     void limit_memory(uint64_t bytes, uint64_t all) {
         const std::lock_guard lock(mutex_);
         if (bytes == limit_) return;
@@ -80,9 +82,7 @@ class Cuda {
                  " (0 = everything) is in force: the first context of a process that asks for a CUDA device "
                  "sets it");
         limit_ = bytes;
-        const double share =
-            bytes == 0 ? 1.0 : std::min(1.0, static_cast<double>(bytes) / static_cast<double>(all));
-        c10::CachingAllocator::setAllocatorSettings(text("per_process_memory_fraction:", share));
+        share_ = bytes == 0 ? 1.0 : std::min(1.0, static_cast<double>(bytes) / static_cast<double>(all));
     }
 
   private:
@@ -122,13 +122,19 @@ class Cuda {
         library_ = library;
     }
 
-    static void open_torch() {
+    static void open_torch(double share) {
         const fs::path folder = folder_of(reinterpret_cast<const void*>(&at::globalContext));
         const fs::path file = folder / torch_name;
         if (!dlopen(file.c_str(), RTLD_NOW | RTLD_GLOBAL))
             fail(Code::unsupported, "no CUDA device can be used: LibTorch's CUDA part ", file.string(),
                  " could not be loaded: ", open_error(file),
                  ". It is part of LibTorch builds for CUDA and has to lie beside libtorch_cpu.so");
+        // Read when the allocator starts, and known only to what has just been loaded.
+        if (share < 1.0) {
+            char setting[64];
+            std::snprintf(setting, sizeof setting, "per_process_memory_fraction:%.9f", share);
+            c10::CachingAllocator::setAllocatorSettings(setting);
+        }
         if (!at::globalContext().hasCUDA())
             fail(ran_backward ? Code::wrong_state : Code::unsupported,
                  "no CUDA device can be used: LibTorch found none when ",
@@ -141,6 +147,7 @@ class Cuda {
     const kernels::CudaLibrary* library_ = nullptr;
     std::atomic<const kernels::CudaLibrary*> ready_{nullptr};  ///< set when both are there
     uint64_t limit_ = 0;
+    double share_ = 1.0;  ///< limit_ of the device's memory
 };
 
 int count_devices(const kernels::CudaLibrary& library) {
