@@ -19,7 +19,7 @@ test:  ## every test, then the fault tests under AddressSanitizer and UndefinedB
 build:  ## the library, the command line, the samples and the tests, in build/release
 	@scripts/build.sh release
 
-bench:  ## side by side with Hugging Face PEFT, in one run, on this machine
+bench:  ## side by side with Hugging Face PEFT and llama.cpp, in one run, on this machine (docs/performance.md)
 	@bench/run.sh
 
 claims:  ## every method at equal budgets on real tasks, and planted skills found again (BUDGET=MINUTES, SEEDS=N)

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The kernels at the shapes of one training step of SmolLM2-135M: 8 ragged rows of about 900 tokens, bf16,
-// rank 8. Each benchmark is one layer's worth; POLYAD_ISA and OMP_NUM_THREADS choose set and threads.
+// rank 8. Each benchmark is one layer's worth; POLYAD_ISA and OMP_NUM_THREADS choose set and threads. The
+// first two are the machine's limits: bytes read from memory, and multiply-adds on registers.
 #include <benchmark/benchmark.h>
 
 #include <cmath>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -53,6 +55,38 @@ void report(benchmark::State& state, double flops, double bytes) {
     if (flops > 0) state.counters["FLOP/s"] = Counter(flops, per_second);
     if (bytes > 0) state.counters["B/s"] = Counter(bytes, per_second);
     state.SetLabel(ops().isa);
+}
+
+/// Reading far more than the caches hold.
+void limit_memory(benchmark::State& state) {
+    const int64_t n = int64_t{64} << 20;  // of four bytes
+    std::vector<uint32_t> memory(static_cast<size_t>(n), 1);
+    uint64_t total = 0;
+    for (auto _ : state) {
+        uint64_t sum = 0;
+#pragma omp parallel for schedule(static) reduction(+ : sum)
+        for (int64_t i = 0; i < n; i += 1024) {
+            uint32_t part = 0;
+            for (int64_t k = 0; k < 1024; ++k) part += memory[static_cast<size_t>(i + k)];
+            sum += part;
+        }
+        total += sum;
+    }
+    benchmark::DoNotOptimize(total);
+    report(state, 0, 4.0 * n);
+}
+
+/// The fastest dense product the kernels themselves have: low-rank updates of so high a rank, and so few
+/// columns, that everything stays in the first-level cache.
+void limit_products(benchmark::State& state) {
+    const int64_t d = 256, rank = 64, n = 48 * 64;
+    const std::vector<int32_t> begin{0, static_cast<int32_t>(n)}, group{0};
+    const auto x = halves(n * d), a = halves(rank * d, 0.05f);
+    std::vector<float> u(static_cast<size_t>(n * rank));
+    for (auto _ : state)
+        ops().low_rank_down(Float::bf16, x.data(), a.data(), group.data(), {begin.data(), 1}, d, rank,
+                            u.data());
+    report(state, 2.0 * n * d * rank, 0);
 }
 
 void rms_norm_forward(benchmark::State& state) {
@@ -218,6 +252,47 @@ void low_rank(benchmark::State& state, Step step, bool decode) {
     report(state, flops, bytes);
 }
 
+/// One layer's linears decoding `tokens` tokens from quantised weights; bytes are the packed ones. Sixteen
+/// layers in turn, so that they come from memory.
+void decode_linears(benchmark::State& state, Quant quant, int block, int block_bytes) {
+    const int64_t n = state.range(0), layers = 16;
+    struct Matrix {
+        std::vector<uint8_t> panels;
+        PanelBranch branch{};
+        int64_t columns;
+    };
+    std::vector<Matrix> matrices;
+    double bytes = 0, flops = 0;
+    std::vector<std::vector<uint16_t>> y;
+    for (int64_t layer = 0; layer < layers; ++layer)
+        for (const auto& l : linears) {
+            // K formats want whole blocks of 256 columns.
+            const int64_t in = (l.in + block - 1) / block * block;
+            std::vector<uint8_t> raw(static_cast<size_t>(l.out * in / block * block_bytes), 0x31);
+            Matrix m{
+                std::vector<uint8_t>(static_cast<size_t>(ops().panel_bytes(quant, l.out, in)) + 64), {}, in};
+            void* data = m.panels.data();
+            size_t room = m.panels.size();
+            std::align(64, room - 64, data, room);
+            ops().make_panels(quant, raw.data(), nullptr, l.out, in, data);
+            m.branch.quant = quant;
+            m.branch.panels = data;
+            m.branch.rows = l.out;
+            m.branch.y_type = Float::bf16;
+            y.emplace_back(static_cast<size_t>(n * l.out));
+            m.branch.y = y.back().data();
+            bytes += static_cast<double>(raw.size());
+            flops += 2.0 * static_cast<double>(n * l.out * in);
+            matrices.push_back(std::move(m));
+        }
+    const auto x = halves(n * 1536);
+    const int32_t begin[] = {0, static_cast<int32_t>(n)};
+    for (auto _ : state)
+        for (const Matrix& m : matrices)
+            ops().multiply_panels(Float::bf16, x.data(), {begin, 1}, m.columns, &m.branch, 1);
+    report(state, flops, bytes);
+}
+
 void cross_entropy(benchmark::State& state) {
     const int64_t n = 32, vocab = 49152;
     const auto start = floats(n * vocab, 5);
@@ -237,6 +312,8 @@ void adamw(benchmark::State& state) {
     report(state, 0, 28.0 * n);
 }
 
+BENCHMARK(limit_memory)->UseRealTime();
+BENCHMARK(limit_products)->UseRealTime();
 BENCHMARK(rms_norm_forward)->UseRealTime();
 BENCHMARK(rms_norm_gradient)->UseRealTime();
 BENCHMARK(add_rms_norm)->UseRealTime();
@@ -254,6 +331,13 @@ POLYAD_LOW_RANK(up_gradient);
 POLYAD_LOW_RANK(down_gradient);
 BENCHMARK_CAPTURE(low_rank, decode_down, down, true)->Args({8, 1})->Args({8, 8})->UseRealTime();
 BENCHMARK_CAPTURE(low_rank, decode_up, up, true)->Args({8, 1})->Args({8, 8})->UseRealTime();
+#define POLYAD_DECODE(quant, block, bytes) \
+    BENCHMARK_CAPTURE(decode_linears, quant, Quant::quant, block, bytes)->Arg(1)->Arg(8)->UseRealTime()
+POLYAD_DECODE(q4_0, 32, 18);
+POLYAD_DECODE(q4_1, 32, 20);
+POLYAD_DECODE(q8_0, 32, 34);
+POLYAD_DECODE(q4_k, 256, 144);
+POLYAD_DECODE(q6_k, 256, 210);
 BENCHMARK(cross_entropy)->UseRealTime();
 BENCHMARK(adamw)->UseRealTime();
 

@@ -110,6 +110,17 @@ struct GateShape {
     int64_t width = 0;      ///< entries per line
 };
 
+/// One of several linears that read the same x.
+struct PanelBranch {
+    Quant quant;
+    const void* panels;  ///< from make_panels
+    int64_t rows;
+    const void* bias;          ///< [rows] in x's type, or null
+    const RowFactors* of_row;  ///< what low_rank_rows would add, in x's type, d_out = rows; or null
+    Float y_type;
+    void* y;  ///< [n, rows]
+};
+
 struct OpTable {
     const char* isa;
 
@@ -119,12 +130,24 @@ struct OpTable {
     /// references.
     void (*dequantise)(Quant type, const void* src, float* dst, int64_t n);
     void (*dequantise_bf16)(Quant type, const void* src, uint16_t* dst, int64_t n);  // round to nearest even
-    /// y[t, :] = x[t, :] W^T for a few tokens (decoding), W [rows, columns] still in ggml's blocks: they are
-    /// expanded in registers, so a token costs the packed bytes' way through memory. Row r of W is the
-    /// source_row[r]-th stored one (null: the r-th). A token's sums have one order whatever n is: its result
-    /// does not depend on the tokens beside it.
+    /// y[t, :] = x[t, :] W^T for a few tokens, W [rows, columns] still in ggml's blocks: for devices, which
+    /// read them as they are; on the CPU this is the plain reference. Row r of W is the source_row[r]-th
+    /// stored one (null: the r-th).
     void (*multiply_packed)(Quant quant, const void* w, const int32_t* source_row, Float type, const void* x,
                             int64_t n, int64_t rows, int64_t columns, void* y);
+    /// Bytes of W [rows, columns] laid out for multiply_panels by this set; 0 = the format has no such
+    /// layout.
+    int64_t (*panel_bytes)(Quant quant, int64_t rows, int64_t columns);
+    /// Lays W, ggml's blocks row by row, out in panels (null on devices, as all three). Row r of the result
+    /// is the source_row[r]-th stored one (null: the r-th). Nothing is rounded.
+    void (*make_panels)(Quant quant, const void* w, const int32_t* source_row, int64_t rows, int64_t columns,
+                        void* panels);
+    /// Every branch's y = x W^T + bias + its rows' updates for a few tokens (decoding), in one parallel
+    /// region: the weights come packed through memory, and nothing else is touched twice. float32 x is
+    /// multiplied as it is; bf16 x, in groups of 32 columns, as 16-bit integers. x [n, columns] with n the
+    /// last of `rows`. A token's result does not depend on the tokens beside it.
+    void (*multiply_panels)(Float type, const void* x, Rows rows, int64_t columns,
+                            const PanelBranch* branches, int32_t count);
     void (*to_bf16)(const float* src, uint16_t* dst, int64_t n);
     void (*from_bf16)(const uint16_t* src, float* dst, int64_t n);
 
@@ -153,8 +176,8 @@ struct OpTable {
     /// y += x.
     void (*add)(Float type, void* y, const void* x, int64_t n);
 
-    /// A key-value cache grows: each row's tokens of fresh [N, width] are copied behind the past[b] tokens (of
-    /// `width` elements) that the row has.
+    /// A key-value cache grows: each row's tokens of fresh [N, width] are copied behind the past[b] tokens
+    /// (of `width` elements) that the row has.
     void (*append)(Float type, const void* fresh, Rows rows, const CacheRows& to, const int32_t* past,
                    int64_t width);
 

@@ -129,6 +129,31 @@ void add_update(Update& update, const at::Tensor& x, const RowBegin& rows, at::T
                     y.data_ptr());
 }
 
+/// The frozen products with biases, and with the updates that are rows' own pairs, of a few tokens through
+/// quantised weights: one kernel call for all branches (decoding). Empty when this is not such a case.
+std::vector<at::Tensor> multiply_packed(const at::Tensor& x, const std::vector<LinearBranch>& branches,
+                                        const RowBegin& rows) {
+    std::vector<kernels::PanelBranch> calls;
+    std::vector<at::Tensor> outputs;
+    for (const LinearBranch& branch : branches) {
+        auto call = branch.weight->panels(x.size(0));
+        if (!call) return {};
+        outputs.push_back(at::empty({x.size(0), call->rows}, x.options()));
+        call->bias = branch.bias.defined() ? branch.bias.data_ptr() : nullptr;
+        call->y_type = float_of(x.scalar_type());
+        call->y = outputs.back().data_ptr();
+        for (const LowRank& raw : branch.updates)
+            if (raw.of_row) {
+                check(!call->of_row, "a row has two pairs of its own");
+                call->of_row = raw.of_row;
+            }
+        calls.push_back(*call);
+    }
+    kernels::ops().multiply_panels(float_of(x.scalar_type()), x.data_ptr(), kernel_rows(rows), x.size(1),
+                                   calls.data(), static_cast<int32_t>(calls.size()));
+    return outputs;
+}
+
 /// What the backward pass needs of one branch.
 struct SavedBranch {
     std::shared_ptr<const FrozenMatrix> weight;
@@ -241,13 +266,17 @@ std::vector<at::Tensor> adapted_linears(const at::Tensor& x, std::vector<LinearB
     const at::Tensor base = x.detach().contiguous();
     {
         at::NoGradGuard no_grad;
-        for (LinearBranch& branch : branches) {
-            at::Tensor y = branch.weight->multiply(base);
-            if (branch.bias.defined()) y.add_(branch.bias);
+        const std::vector<at::Tensor> packed =
+            recorded ? std::vector<at::Tensor>() : multiply_packed(base, branches, rows);
+        for (size_t i = 0; i < branches.size(); ++i) {
+            const LinearBranch& branch = branches[i];
+            at::Tensor y = packed.empty() ? branch.weight->multiply(base) : packed[i];
+            if (packed.empty() && branch.bias.defined()) y.add_(branch.bias);
             SavedBranch kept{branch.weight, {}};
             for (const LowRank& raw : branch.updates) {
                 if (raw.of_row) {
                     check(!recorded, "rows' own pairs have no gradients");
+                    if (!packed.empty()) continue;  // inside already
                     ops_of(base).low_rank_rows(float_of(base.scalar_type()), base.data_ptr(), raw.of_row,
                                                kernel_rows(rows), base.size(1), y.size(1), y.data_ptr());
                     continue;

@@ -40,10 +40,16 @@ at::Tensor head_logits(const at::Tensor& hidden, const std::shared_ptr<const Fro
                        const at::Tensor& bias) {
     if (hidden.dim() != 2 || hidden.size(1) != head->columns())
         fail(Code::invalid_argument, "hidden states are [rows, ", head->columns(), "]");
-    // As one more linear: ATen's own node would keep a packed head's scratch, which the next use overwrites.
-    const RowBegin rows{0, static_cast<int32_t>(hidden.size(0))};
-    const at::Tensor logits =
-        adapted_linears(hidden.to(head->dtype()), {{head, {}, {}}}, rows)[0].to(at::kFloat);
+    const at::Tensor input = hidden.to(head->dtype());
+    at::Tensor logits;
+    if (needs_gradient(input)) {
+        // As one more linear: ATen's own node would keep a packed head's scratch, which the next use
+        // overwrites.
+        const RowBegin rows{0, static_cast<int32_t>(hidden.size(0))};
+        logits = adapted_linears(input, {{head, {}, {}}}, rows)[0].to(at::kFloat);
+    } else {
+        logits = head->decode(input.contiguous(), at::kFloat);
+    }
     return bias.defined() ? logits.add(bias) : logits;
 }
 

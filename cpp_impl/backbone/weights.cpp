@@ -112,19 +112,47 @@ at::Tensor FrozenMatrix::expand(int64_t begin, int64_t end, bool scratch) const 
     return out;
 }
 
-at::Tensor FrozenMatrix::multiply(const at::Tensor& x) const {
+std::optional<kernels::PanelBranch> FrozenMatrix::panels(int64_t tokens) const {
     constexpr int64_t few = 16;  // beyond, the dense product's arithmetic is cheaper than expanding again
+    if (tokens > few || !on_cpu() || stored_.data.size() == 0) return std::nullopt;
+    const kernels::Quant quant = quant_of(stored_.dtype);
+    std::call_once(panels_made_, [&] {
+        const int64_t bytes = kernels::ops().panel_bytes(quant, rows_, columns_);
+        if (bytes == 0) return;
+        panels_ = at::empty({bytes}, at::TensorOptions().dtype(at::kByte));
+        kernels::ops().make_panels(quant, stored_.data.data(),
+                                   source_row_.empty() ? nullptr : source_row_.data(), rows_, columns_,
+                                   panels_.data_ptr());
+    });
+    if (!panels_.defined()) return std::nullopt;
+    kernels::PanelBranch branch{};
+    branch.quant = quant;
+    branch.panels = panels_.data_ptr();
+    branch.rows = rows_;
+    return branch;
+}
+
+at::Tensor FrozenMatrix::multiply(const at::Tensor& x) const {
     at::Tensor y = at::empty({x.size(0), rows_}, x.options());
+    constexpr int64_t few = 16;
     if (blocks_.defined() && block_elements(stored_.dtype) > 1 && x.size(0) <= few)
         ops_on(device_).multiply_packed(quant_of(stored_.dtype), blocks_.const_data_ptr(), nullptr,
                                         float_of(x.scalar_type()), x.const_data_ptr(), x.size(0), rows_,
                                         columns_, y.data_ptr());
-    else if (stored_.data.size() > 0 && block_elements(stored_.dtype) > 1 && x.size(0) <= few)
-        kernels::ops().multiply_packed(
-            quant_of(stored_.dtype), stored_.data.data(), source_row_.empty() ? nullptr : source_row_.data(),
-            float_of(x.scalar_type()), x.data_ptr(), x.size(0), rows_, columns_, y.data_ptr());
     else
         multiply_rows(y, x, dense().t(), false);
+    return y;
+}
+
+at::Tensor FrozenMatrix::decode(const at::Tensor& x, at::ScalarType out) const {
+    auto branch = panels(x.size(0));
+    if (!branch) return multiply(x).to(out);
+    at::Tensor y = at::empty({x.size(0), rows_}, x.options().dtype(out));
+    branch->y_type = float_of(out);
+    branch->y = y.data_ptr();
+    const int32_t begin[] = {0, static_cast<int32_t>(x.size(0))};
+    kernels::ops().multiply_panels(float_of(x.scalar_type()), x.data_ptr(), {begin, 1}, columns_, &*branch,
+                                   1);
     return y;
 }
 

@@ -7,6 +7,8 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -35,10 +37,14 @@ class FrozenMatrix {
     at::Device device() const { return device_; }
     /// The whole matrix in compute dtype. When packed: this thread's scratch, good until its next dense().
     at::Tensor dense() const { return dense_.defined() ? dense_ : expand(0, rows_, true); }
-    /// x W^T [N, rows] in x's dtype, no gradients; x [N, columns] contiguous. A few tokens of a quantised
-    /// matrix read its packed bytes (decoding waits for memory), and a token's result does not depend on how
-    /// many there are; otherwise x has the compute dtype and meets the dense matrix.
+    /// x W^T [N, rows], no gradients; x [N, columns] contiguous, in the compute dtype.
     at::Tensor multiply(const at::Tensor& x) const;
+    /// The same in dtype `out` where nothing is trained: see panels().
+    at::Tensor decode(const at::Tensor& x, at::ScalarType out) const;
+    /// For kernels::multiply_panels: format, place and rows of a quantised matrix, laid out with the first
+    /// use. A few tokens wait for memory, and this is a quarter of the dense matrix. Nothing when `tokens`
+    /// are too many for it to pay, or the matrix is not quantised.
+    std::optional<kernels::PanelBranch> panels(int64_t tokens) const;
     /// Rows [begin, end), lifetime as for dense().
     at::Tensor rows_of(int64_t begin, int64_t end) const;
     /// Chosen rows (token embeddings), [count, columns], the caller's own.
@@ -56,6 +62,8 @@ class FrozenMatrix {
     at::Tensor blocks_;    ///< packed on a device: [rows, row_bytes()] bytes, rows in order; else undefined
     StoredTensor stored_;  ///< what dense_ came from, when it is smaller; empty when it is not
     std::vector<int32_t> source_row_;  ///< where stored_ keeps each row, empty = in order
+    mutable std::once_flag panels_made_;
+    mutable at::Tensor panels_;  ///< bytes; undefined until panels() is asked for
     at::ScalarType dtype_;
     at::Device device_ = at::kCPU;
     int64_t rows_ = 0, columns_ = 0;

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "kernels/op_table.h"
+
 #if defined(__F16C__)
 #include <immintrin.h>
 #endif
@@ -60,6 +62,44 @@ inline void scale_min(int j, const uint8_t* q, int& scale, int& minimum) {
         scale = (q[j + 4] & 15) | (q[j - 4] >> 6) << 4;
         minimum = (q[j + 4] >> 4) | (q[j] >> 6) << 4;
     }
+}
+
+/// Elements and bytes of a format's block.
+struct BlockSize {
+    int elements, bytes;
+};
+inline BlockSize block_of(Quant quant) {
+    switch (quant) {
+        case Quant::f32:
+            return {1, 4};
+        case Quant::f16:
+        case Quant::bf16:
+            return {1, 2};
+        case Quant::q4_0:
+        case Quant::iq4_nl:
+            return {32, 18};
+        case Quant::q4_1:
+            return {32, 20};
+        case Quant::q5_0:
+            return {32, 22};
+        case Quant::q5_1:
+            return {32, 24};
+        case Quant::q8_0:
+            return {32, 34};
+        case Quant::q2_k:
+            return {256, 84};
+        case Quant::q3_k:
+            return {256, 110};
+        case Quant::q4_k:
+            return {256, 144};
+        case Quant::q5_k:
+            return {256, 176};
+        case Quant::q6_k:
+            return {256, 210};
+        case Quant::iq4_xs:
+            return {256, 136};
+    }
+    return {1, 0};
 }
 
 }  // namespace polyad::kernels::POLYAD_ISA

@@ -13,9 +13,16 @@ namespace polyad::kernels::POLYAD_ISA {
 void dequantise(Quant type, const void* src, float* dst, int64_t n);
 void dequantise_bf16(Quant type, const void* src, uint16_t* dst, int64_t n);
 
+// panel_layout.cpp
+int64_t panel_bytes(Quant quant, int64_t rows, int64_t columns);
+void make_panels(Quant quant, const void* w, const int32_t* source_row, int64_t rows, int64_t columns,
+                 void* panels);
+
 // packed.cpp
 void multiply_packed(Quant quant, const void* w, const int32_t* source_row, Float type, const void* x,
                      int64_t n, int64_t rows, int64_t columns, void* y);
+void multiply_panels(Float type, const void* x, Rows rows, int64_t columns, const PanelBranch* branches,
+                     int32_t count);
 
 // elementwise.cpp
 void to_bf16(const float* src, uint16_t* dst, int64_t n);

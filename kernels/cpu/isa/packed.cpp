@@ -1,293 +1,330 @@
 // SPDX-License-Identifier: Apache-2.0
-// x W^T for a few tokens, straight from ggml's blocks. Decoding waits for memory: four bits a weight come
-// three times faster than sixteen. Groups of 32 weights are expanded in registers to exactly the values
-// dequantise() gives and used for all tokens at once; a lane's sum runs over the columns in order.
-#include "kernels/cpu/isa/blocks.h"
-#include "kernels/cpu/isa/kernels.h"
-#include "kernels/cpu/isa/vec.h"
+// x W^T for a few tokens, straight from the quantised weights of panels.h. Decoding waits for memory: four
+// bits a weight come four times faster than sixteen. bf16 activations are multiplied as 16-bit integers with
+// a scale per group of 32 (their error, 2^-16 of the group's largest, is far below bf16's own), float32 ones
+// as they are. A group's sum is exact, or runs over its columns in order; groups are added in order: a
+// token's result does not depend on the tokens beside it, nor on the number of threads.
+#include "kernels/cpu/isa/panels.h"
+#include "kernels/cpu/isa/project.h"
 
 namespace polyad::kernels::POLYAD_ISA {
 namespace {
 
-constexpr int group_size = 32;
-constexpr int vectors = group_size / lanes;  ///< of one group
-constexpr int most_tokens = 8;               ///< beyond, another pass over the weights
-
-using Bytes = uint8_t __attribute__((vector_size(16)));
-
-inline Bytes load_bytes(const uint8_t* p) {
-    Bytes b;
-    std::memcpy(&b, p, sizeof b);
-    return b;
-}
-
-/// `lanes` of the 16 bytes, from `at` on, as floats.
-inline vf unsigned_floats(Bytes b, int at) {
 #if defined(__AVX512F__)
-    (void)at;
-    return (vf)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32((__m128i)b));
-#elif defined(__AVX2__)
-    const __m128i part = at ? _mm_unpackhi_epi64((__m128i)b, (__m128i)b) : (__m128i)b;
-    return (vf)_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(part));
+constexpr int most_tokens = 8;  ///< that share one pass over a panel: their sums fit the registers
 #else
-    vf v;
-    for (int i = 0; i < lanes; ++i) v[i] = static_cast<float>(b[at + i]);
-    return v;
+constexpr int most_tokens = 4;
 #endif
-}
-inline vf signed_floats(Bytes b, int at) {
-#if defined(__AVX512F__)
-    (void)at;
-    return (vf)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32((__m128i)b));
-#elif defined(__AVX2__)
-    const __m128i part = at ? _mm_unpackhi_epi64((__m128i)b, (__m128i)b) : (__m128i)b;
-    return (vf)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(part));
-#else
-    vf v;
-    for (int i = 0; i < lanes; ++i) v[i] = static_cast<float>(static_cast<int8_t>(b[at + i]));
-    return v;
-#endif
-}
+constexpr int parts_of_group = 2;  ///< sums of x are kept per 16 columns
 
-/// The 16 values q * scale + offset at vector `v` of a group whose halves are low and high.
-inline void scaled(Bytes low, Bytes high, float scale, float offset, vf* w) {
-    constexpr int half_vectors = vectors / 2;
-    for (int v = 0; v < half_vectors; ++v) {
-        w[v] = fma(unsigned_floats(low, v * lanes), splat(scale), splat(offset));
-        w[half_vectors + v] = fma(unsigned_floats(high, v * lanes), splat(scale), splat(offset));
+/// The tokens' activations as the kernels read them.
+struct Input {
+    Input(Float type, const void* x, int64_t n, int64_t columns)
+        : columns(columns),
+          groups(columns / group_size),
+          pairs(type == Float::bf16 ? n * columns / 2 : 0),
+          scale(type == Float::bf16 ? n * groups : 0),
+          sum(n * groups * parts_of_group),
+          whole(type == Float::bf16 ? n * groups * parts_of_group : 0),
+          values(type == Float::f32 ? static_cast<const float*>(x) : nullptr) {
+        for (int64_t t = 0; t < n; ++t)
+            for (int64_t g = 0; g < groups; ++g)
+                if (values)
+                    add_up(t, g);
+                else
+                    quantise(static_cast<const bf16*>(x) + t * columns + g * group_size, t, g);
     }
-}
 
-// Each format: elements and bytes of a block, and group(p, g, w), the g-th 32 weights of the block at p.
-// Products of a scale and a small integer are exact in float32, so the fused sums round once, as the
-// reference routines do.
-struct Q4_0 {
-    static constexpr int elements = 32, bytes = 18;
-    static void group(const uint8_t* p, int, vf* w) {
-        const float d = half(p);
-        const Bytes q = load_bytes(p + 2);
-        scaled(q & 15, q >> 4, d, -8.0f * d, w);
+    int64_t columns, groups;
+    Scratch<int32_t> pairs;  ///< [n, columns / 2] two 16-bit numbers each
+    Scratch<float> scale;    ///< [n, groups] of the pairs
+    Scratch<float> sum;      ///< [n, groups, 2] of x
+    Scratch<int32_t> whole;  ///< [n, groups, 2] of the 16-bit numbers
+    const float* values;     ///< x itself when it is float32
+
+  private:
+    void add_up(int64_t t, int64_t g) {
+        const float* x = values + t * columns + g * group_size;
+        for (int part = 0; part < parts_of_group; ++part) {
+            vf s{};
+            for (int i = 0; i < 16; i += lanes) s += load(x + part * 16 + i);
+            sum[(t * groups + g) * parts_of_group + part] = polyad::kernels::POLYAD_ISA::sum(s);
+        }
     }
-};
 
-struct Q4_1 {
-    static constexpr int elements = 32, bytes = 20;
-    static void group(const uint8_t* p, int, vf* w) {
-        const Bytes q = load_bytes(p + 4);
-        scaled(q & 15, q >> 4, half(p), half(p + 2), w);
-    }
-};
-
-struct Q8_0 {
-    static constexpr int elements = 32, bytes = 34;
-    static void group(const uint8_t* p, int, vf* w) {
-        const vf d = splat(half(p));
-        for (int v = 0; v < vectors; ++v) {
-            const int at = v * lanes;
-            w[v] = d * signed_floats(load_bytes(p + 2 + at / 16 * 16), at % 16);
+    void quantise(const bf16* x, int64_t t, int64_t g) {
+        vf v[group_size / lanes];
+        vu top{};
+        for (int i = 0; i < group_size / lanes; ++i) {
+            v[i] = load(x + i * lanes);
+            const vu size = bits_of(v[i]) & 0x7fffffffu;  // as bits, so that NaN is the largest
+            top = (size > top) ? size : top;
+        }
+        uint32_t lane_top[lanes], most_bits = 0;
+        std::memcpy(lane_top, &top, sizeof top);
+        for (int i = 0; i < lanes; ++i) most_bits = lane_top[i] > most_bits ? lane_top[i] : most_bits;
+        float largest;
+        std::memcpy(&largest, &most_bits, 4);
+        const float inverse = largest > 0 ? 32767.0f / largest : 0.0f;  // 0 for NaN: the scale carries it
+        const float s = largest / 32767.0f;
+        int16_t* out = reinterpret_cast<int16_t*>(pairs.get() + (t * columns + g * group_size) / 2);
+        float totals[parts_of_group] = {};
+        for (int i = 0; i < group_size / lanes; ++i) {
+            // Adding 1.5 * 2^23 rounds to the nearest integer, which is then found in the low bits.
+            const vi q = (vi)(bits_of(v[i] * inverse + 12582912.0f) - 0x4b400000u);
+            const vs words = __builtin_convertvector(q, vs);
+            std::memcpy(out + i * lanes, &words, sizeof words);
+            totals[i * lanes / 16] += polyad::kernels::POLYAD_ISA::sum(floats_of(q));  // below 2^24: exact
+        }
+        scale[t * groups + g] = s;
+        for (int part = 0; part < parts_of_group; ++part) {
+            whole[(t * groups + g) * parts_of_group + part] = static_cast<int32_t>(totals[part]);
+            sum[(t * groups + g) * parts_of_group + part] = s * totals[part];
         }
     }
 };
 
-struct Q4K {
-    static constexpr int elements = 256, bytes = 144;
-    static void group(const uint8_t* p, int g, vf* w) {
-        int s, m;
-        scale_min(g, p + 4, s, m);
-        const uint8_t* q = p + 16 + 32 * (g / 2);
-        Bytes low = load_bytes(q), high = load_bytes(q + 16);
-        low = g % 2 ? low >> 4 : low & 15;
-        high = g % 2 ? high >> 4 : high & 15;
-        scaled(low, high, half(p) * static_cast<float>(s), -(half(p + 2) * static_cast<float>(m)), w);
+/// Sums of one group of columns: of codes times 16-bit integers.
+template <class Codes, class Scales, int Tokens>
+struct IntegerSums {
+    static constexpr int parts = group_size / Scales::span;
+    // A single token's products would wait for each other: two sums take turns.
+    static constexpr int turns = Tokens == 1 ? 2 : 1;
+
+    __attribute__((always_inline)) static void group(const uint8_t* codes, const Input& in, int64_t t,
+                                                     int64_t g, vf (&out)[parts][Tokens]) {
+        vi sums[parts][Tokens][turns];
+#pragma GCC unroll 2
+        for (int part = 0; part < parts; ++part)
+#pragma GCC unroll 8
+            for (int i = 0; i < Tokens; ++i) {
+                int32_t start = 0;
+                if (Codes::offset) {
+                    const int32_t* whole = in.whole.get() + ((t + i) * in.groups + g) * parts_of_group;
+                    start = -Codes::offset * (parts == 2 ? whole[part] : whole[0] + whole[1]);
+                }
+                sums[part][i][0] = splat_bits(start);
+                if constexpr (turns == 2) sums[part][i][1] = vi{};
+            }
+        const int32_t* x = in.pairs.get() + (t * in.columns + g * group_size) / 2;
+        Codes::pairs(
+            codes, [&](int pair, vi w) __attribute__((always_inline)) {
+                const int part = pair / (16 / parts);
+#pragma GCC unroll 8
+                for (int i = 0; i < Tokens; ++i) {
+                    vi& s = sums[part][i][pair % turns];
+                    s = add_products(s, w, splat_bits(x[i * in.columns / 2 + pair]));
+                }
+            });
+#pragma GCC unroll 2
+        for (int part = 0; part < parts; ++part)
+#pragma GCC unroll 8
+            for (int i = 0; i < Tokens; ++i) {
+                vi s = sums[part][i][0];
+                if constexpr (turns == 2) s += sums[part][i][1];
+                out[part][i] = floats_of(s) * in.scale[(t + i) * in.groups + g];
+            }
     }
 };
 
-struct Q6K {
-    static constexpr int elements = 256, bytes = 210;
-    static void group(const uint8_t* p, int g, vf* w) {
-        const int part = g / 4, quarter = g % 4;
-        const float d = half(p + 208);
-        for (int side = 0; side < 2; ++side) {
-            Bytes four = load_bytes(p + 64 * part + 32 * (quarter & 1) + 16 * side);
-            four = quarter >> 1 ? four >> 4 : four & 15;
-            const Bytes two = load_bytes(p + 128 + 32 * part + 16 * side) >> (2 * quarter) & 3;
-            const Bytes q = four | two << 4;
-            const auto step = static_cast<int8_t>(p[192 + 8 * part + side + 2 * quarter]);
-            const float scale = d * static_cast<float>(step);
-            for (int v = 0; v < vectors / 2; ++v)
-                w[side * (vectors / 2) + v] = splat(scale) * (unsigned_floats(q, v * lanes) - splat(32.0f));
-        }
+/// The same of codes times float32.
+template <class Codes, class Scales, int Tokens>
+struct FloatSums {
+    static constexpr int parts = group_size / Scales::span;
+
+    __attribute__((always_inline)) static void group(const uint8_t* codes, const Input& in, int64_t t,
+                                                     int64_t g, vf (&out)[parts][Tokens]) {
+#pragma GCC unroll 2
+        for (int part = 0; part < parts; ++part)
+#pragma GCC unroll 8
+            for (int i = 0; i < Tokens; ++i) out[part][i] = vf{};
+        const float* x = in.values + t * in.columns + g * group_size;
+        Codes::pairs(
+            codes, [&](int pair, vi w) __attribute__((always_inline)) {
+                const int part = pair / (16 / parts);
+                const vf low = floats_of((w << 16) >> 16) - static_cast<float>(Codes::offset);
+                const vf high = floats_of(w >> 16) - static_cast<float>(Codes::offset);
+#pragma GCC unroll 8
+                for (int i = 0; i < Tokens; ++i) {
+                    vf& s = out[part][i];
+                    s = fma(low, splat(x[i * in.columns + 2 * pair]), s);
+                    s = fma(high, splat(x[i * in.columns + 2 * pair + 1]), s);
+                }
+            });
     }
 };
 
-/// `Rows` rows of W times `Tokens` tokens: enough sums in flight to hide a fused multiply-add's latency.
-template <class Block, int Tokens, int Rows>
-inline void tile(const uint8_t* const* p, const float* x, int64_t columns, float* y, int64_t y_stride) {
-    vf sums[Rows][Tokens] = {};
-    for (int64_t k = 0; k < columns; k += Block::elements) {
-        const int64_t at = k / Block::elements * Block::bytes;
-        for (int g = 0; g < Block::elements / group_size; ++g) {
-            const float* xg = x + k + g * group_size;
+/// `Tokens` tokens from t on times one panel.
+template <class Codes, class Scales, int Tokens, template <class, class, int> class Sums>
+inline void panel_product(const uint8_t* panel, const Input& in, int64_t t, vf* out) {
+    using Group = Sums<Codes, Scales, Tokens>;
+    const uint8_t* scales = panel + in.groups * Codes::bytes * lanes;
+    vf total[Tokens];
 #pragma GCC unroll 8
-            for (int r = 0; r < Rows; ++r) {
-                vf w[vectors];
-                Block::group(p[r] + at, g, w);
+    for (int i = 0; i < Tokens; ++i) total[i] = vf{};
+    for (int64_t g = 0; g < in.groups; ++g) {
+        vf sums[Group::parts][Tokens];
+        Group::group(panel + g * Codes::bytes * lanes, in, t, g, sums);
+#pragma GCC unroll 2
+        for (int part = 0; part < Group::parts; ++part) {
+            vf scale, minimum;
+            Scales::get(scales, g, part, scale, minimum);
 #pragma GCC unroll 8
-                for (int t = 0; t < Tokens; ++t)
-                    for (int v = 0; v < vectors; ++v)
-                        sums[r][t] = fma(w[v], load(xg + t * columns + v * lanes), sums[r][t]);
+            for (int i = 0; i < Tokens; ++i) {
+                total[i] = fma(sums[part][i], scale, total[i]);
+                if constexpr (Scales::has_minimum) {
+                    const float* x = in.sum.get() + ((t + i) * in.groups + g) * parts_of_group;
+                    total[i] = fma(minimum, splat(Group::parts == 2 ? x[part] : x[0] + x[1]), total[i]);
+                }
             }
         }
     }
-    for (int r = 0; r < Rows; ++r)
-        for (int t = 0; t < Tokens; ++t) y[t * y_stride + r] = sum(sums[r][t]);
+    for (int i = 0; i < Tokens; ++i) out[i] = total[i];
 }
 
-/// Where W's rows lie.
-struct PackedRows {
-    const uint8_t* data;
-    const int32_t* source_row;
-    int64_t bytes;
-    const uint8_t* row(int64_t r) const { return data + (source_row ? source_row[r] : r) * bytes; }
+using PanelKernel = void (*)(const uint8_t* panel, const Input& in, int64_t t, vf* out);
+
+/// Kernels of one layout for 1, 2, 4 and most tokens.
+struct Kernels {
+    PanelKernel of[4] = {};
+    int64_t panel_size = 0;
 };
 
-template <class Block, int Tokens>
-void rows_of(const PackedRows& w, int64_t begin, int64_t end, const float* x, int64_t columns, float* y,
-             int64_t y_stride) {
-    constexpr int many = Tokens == 1 ? 8 : Tokens == 2 ? 4 : Tokens <= 4 ? 2 : 1;
-    const uint8_t* p[many];
-    int64_t r = begin;
-    for (; r + many <= end; r += many) {
-        for (int i = 0; i < many; ++i) p[i] = w.row(r + i);
-        tile<Block, Tokens, many>(p, x, columns, y + r, y_stride);
-    }
-    for (; r < end; ++r) {
-        p[0] = w.row(r);
-        tile<Block, Tokens, 1>(p, x, columns, y + r, y_stride);
-    }
+template <template <class, class, int> class Sums>
+Kernels kernels_of(Quant quant, int64_t columns) {
+    Kernels k;
+    with_layout(quant, [&]<class Codes, class Scales>() {
+        k.of[0] = panel_product<Codes, Scales, 1, Sums>;
+        k.of[1] = panel_product<Codes, Scales, 2, Sums>;
+        k.of[2] = panel_product<Codes, Scales, 4, Sums>;
+        k.of[3] = panel_product<Codes, Scales, most_tokens, Sums>;
+        k.panel_size = panel_size<Codes, Scales>(columns);
+    });
+    return k;
 }
 
-template <class Block>
-void rows_for(int64_t tokens, const PackedRows& w, int64_t begin, int64_t end, const float* x,
-              int64_t columns, float* y, int64_t y_stride) {
-    switch (tokens) {
-        case 1:
-            return rows_of<Block, 1>(w, begin, end, x, columns, y, y_stride);
-        case 2:
-            return rows_of<Block, 2>(w, begin, end, x, columns, y, y_stride);
-        case 3:
-            return rows_of<Block, 3>(w, begin, end, x, columns, y, y_stride);
-        case 4:
-            return rows_of<Block, 4>(w, begin, end, x, columns, y, y_stride);
-        case 5:
-            return rows_of<Block, 5>(w, begin, end, x, columns, y, y_stride);
-        case 6:
-            return rows_of<Block, 6>(w, begin, end, x, columns, y, y_stride);
-        case 7:
-            return rows_of<Block, 7>(w, begin, end, x, columns, y, y_stride);
-        default:
-            return rows_of<Block, 8>(w, begin, end, x, columns, y, y_stride);
-    }
+/// What a call works on beside the weights.
+struct Call {
+    const int32_t* row_of_token;  ///< [n]
+    int64_t most_rank;            ///< between a token's numbers in v
+    float* v;                     ///< [branches, n, most_rank] scale A x
+};
+
+/// A panel's sums of one token with what else belongs to them, stored.
+template <class T>
+void finish(const PanelBranch& branch, const Call& call, const float* v, int64_t t, int64_t row, vf value) {
+    const auto put = [&](auto w) {
+        if (branch.bias) value += load(static_cast<const T*>(branch.bias) + row, w);
+        if (branch.of_row) {
+            const RowFactors& pair = branch.of_row[call.row_of_token[t]];
+            const T* b = static_cast<const T*>(pair.b) + row;
+            const float* of_token = v + t * call.most_rank;
+            if (pair.a)
+                for (int32_t r = 0; r < pair.rank; ++r)
+                    value = fma(splat(of_token[r]), load(b + r * branch.rows, w), value);
+        }
+        if (branch.y_type == Float::f32)
+            store(static_cast<float*>(branch.y) + t * branch.rows + row, value, w);
+        else
+            store(static_cast<bf16*>(branch.y) + t * branch.rows + row, value, w);
+    };
+    if (branch.rows - row >= lanes)
+        put(Whole{});
+    else
+        put(Part{branch.rows - row});
 }
 
-/// A format without a group() of its own: a row is expanded to memory first.
-template <Quant quant>
-void expanded_rows(int64_t tokens, const PackedRows& w, int64_t begin, int64_t end, const float* x,
-                   int64_t columns, float* y, int64_t y_stride) {
-    const Scratch<float> row(columns);
-    for (int64_t r = begin; r < end; ++r) {
-        dequantise(quant, w.row(r), row.get(), columns);
-        for (int64_t t = 0; t < tokens; ++t) {
-            vf s{};
-            sweep(columns, [&](int64_t k, auto part) {
-                s = fma(load(row.get() + k, part), load(x + t * columns + k, part), s);
-            });
-            y[t * y_stride + r] = sum(s);
+template <class T, template <class, class, int> class Sums>
+void multiply_all(Float type, const void* x, Rows rows, int64_t columns, const PanelBranch* branches,
+                  int32_t count) {
+    const int64_t n = rows.begin[rows.count];
+    const Input in(type, x, n, columns);
+    const Scratch<int32_t> row_of_token(n);
+    for (int32_t b = 0; b < rows.count; ++b)
+        for (int32_t t = rows.begin[b]; t < rows.begin[b + 1]; ++t) row_of_token[t] = b;
+    const Scratch<Kernels> kernels(count);
+    const Scratch<int64_t> first(count + 1);  // panel of each branch
+    int64_t most_rank = 0, updated = 0;
+    first[0] = 0;
+    for (int32_t i = 0; i < count; ++i) {
+        kernels[i] = kernels_of<Sums>(branches[i].quant, columns);
+        first[i + 1] = first[i] + (branches[i].rows + lanes - 1) / lanes;
+        if (!branches[i].of_row) continue;
+        updated = i + 1;
+        for (int32_t b = 0; b < rows.count; ++b)
+            if (branches[i].of_row[b].a) most_rank = most(most_rank, branches[i].of_row[b].rank);
+    }
+    const Scratch<float> v(updated * n * most_rank);
+    const Call call{row_of_token.get(), most_rank, v.get()};
+
+#pragma omp parallel if (first[count] * lanes * columns >= parallel_elements)
+    {
+        if (most_rank > 0) {
+#pragma omp for schedule(static)
+            for (int64_t i = 0; i < updated * n; ++i) {
+                const PanelBranch& branch = branches[i / n];
+                if (!branch.of_row) continue;
+                const int64_t t = i % n;
+                const RowFactors& pair = branch.of_row[call.row_of_token[t]];
+                if (pair.a)
+                    project(static_cast<const T*>(x) + t * columns, columns, static_cast<const T*>(pair.a),
+                            columns, 1, columns, pair.rank, pair.scale, call.v + i * most_rank, most_rank);
+            }
+        }
+#pragma omp for schedule(static)
+        for (int64_t panel = 0; panel < first[count]; ++panel) {
+            int32_t i = 0;
+            while (panel >= first[i + 1]) ++i;
+            const int64_t own = panel - first[i];
+            const auto* data = static_cast<const uint8_t*>(branches[i].panels) + own * kernels[i].panel_size;
+            for (int64_t t = 0; t < n;) {
+                const int64_t left = n - t;
+                const int which = left >= most_tokens ? 3 : left >= 4 ? 2 : left >= 2 ? 1 : 0;
+                const int64_t tokens = which == 3 ? most_tokens : int64_t{1} << which;
+                vf out[most_tokens];
+                kernels[i].of[which](data, in, t, out);
+                for (int64_t j = 0; j < tokens; ++j)
+                    finish<T>(branches[i], call, call.v + i * n * most_rank, t + j, own * lanes, out[j]);
+                t += tokens;
+            }
         }
     }
-}
-
-using RowsKernel = void (*)(int64_t, const PackedRows&, int64_t, int64_t, const float*, int64_t, float*,
-                            int64_t);
-struct Format {
-    int elements, bytes;
-    RowsKernel kernel;
-};
-
-template <class Block>
-constexpr Format grouped() {
-    return {Block::elements, Block::bytes, rows_for<Block>};
-}
-template <Quant quant>
-constexpr Format expanded(int elements, int bytes) {
-    return {elements, bytes, expanded_rows<quant>};
-}
-
-Format format_of(Quant quant) {
-    switch (quant) {
-        case Quant::q4_0:
-            return grouped<Q4_0>();
-        case Quant::q4_1:
-            return grouped<Q4_1>();
-        case Quant::q8_0:
-            return grouped<Q8_0>();
-        case Quant::q4_k:
-            return grouped<Q4K>();
-        case Quant::q6_k:
-            return grouped<Q6K>();
-        case Quant::f32:
-            return expanded<Quant::f32>(1, 4);
-        case Quant::f16:
-            return expanded<Quant::f16>(1, 2);
-        case Quant::bf16:
-            return expanded<Quant::bf16>(1, 2);
-        case Quant::q5_0:
-            return expanded<Quant::q5_0>(32, 22);
-        case Quant::q5_1:
-            return expanded<Quant::q5_1>(32, 24);
-        case Quant::q2_k:
-            return expanded<Quant::q2_k>(256, 84);
-        case Quant::q3_k:
-            return expanded<Quant::q3_k>(256, 110);
-        case Quant::q5_k:
-            return expanded<Quant::q5_k>(256, 176);
-        case Quant::iq4_nl:
-            return expanded<Quant::iq4_nl>(32, 18);
-        case Quant::iq4_xs:
-            return expanded<Quant::iq4_xs>(256, 136);
-    }
-    return {};
-}
-
-void to_floats(Float type, const void* x, float* out, int64_t n) {
-    if (type == Float::f32)
-        std::memcpy(out, x, static_cast<size_t>(n) * 4);
-    else
-        sweep(n, [&](int64_t i, auto w) { store(out + i, load(static_cast<const bf16*>(x) + i, w), w); });
 }
 
 }  // namespace
 
-void multiply_packed(Quant quant, const void* weights, const int32_t* source_row, Float type, const void* x,
-                     int64_t n, int64_t rows, int64_t columns, void* y) {
-    constexpr int64_t rows_per_task = 64;  // of a head of 49,152 rows or a key projection of 192
-    const Format format = format_of(quant);
-    const PackedRows w{static_cast<const uint8_t*>(weights), source_row,
-                       columns / format.elements * format.bytes};
-    const Scratch<float> input(n * columns), output(n * rows);
-    to_floats(type, x, input.get(), n * columns);
-    const int64_t tasks = (rows + rows_per_task - 1) / rows_per_task;
-#pragma omp parallel for schedule(static) if (rows * columns >= parallel_elements)
-    for (int64_t task = 0; task < tasks; ++task) {
-        const int64_t begin = task * rows_per_task, end = least(rows, begin + rows_per_task);
-        for (int64_t t = 0; t < n; t += most_tokens)
-            format.kernel(least(most_tokens, n - t), w, begin, end, input.get() + t * columns, columns,
-                          output.get() + t * rows, rows);
-    }
-    if (type == Float::f32)
-        std::memcpy(y, output.get(), static_cast<size_t>(n * rows) * 4);
+void multiply_panels(Float type, const void* x, Rows rows, int64_t columns, const PanelBranch* branches,
+                     int32_t count) {
+    if (rows.count == 0 || rows.begin[rows.count] == 0) return;
+    if (type == Float::bf16)
+        multiply_all<bf16, IntegerSums>(type, x, rows, columns, branches, count);
     else
-        to_bf16(output.get(), static_cast<uint16_t*>(y), n * rows);
+        multiply_all<float, FloatSums>(type, x, rows, columns, branches, count);
+}
+
+void multiply_packed(Quant quant, const void* w, const int32_t* source_row, Float type, const void* x,
+                     int64_t n, int64_t rows, int64_t columns, void* y) {
+    const int64_t bytes = columns / block_of(quant).elements * block_of(quant).bytes;
+    const Scratch<float> row(columns);
+    for (int64_t r = 0; r < rows; ++r) {
+        dequantise(quant, static_cast<const uint8_t*>(w) + (source_row ? source_row[r] : r) * bytes,
+                   row.get(), columns);
+        for (int64_t t = 0; t < n; ++t) {
+            vf total{};
+            const auto add = [&](const auto* values) {
+                sweep(columns, [&](int64_t k, auto part) {
+                    total = fma(load(row.get() + k, part), load(values + t * columns + k, part), total);
+                });
+            };
+            if (type == Float::f32) {
+                add(static_cast<const float*>(x));
+                static_cast<float*>(y)[t * rows + r] = sum(total);
+            } else {
+                add(static_cast<const bf16*>(x));
+                static_cast<bf16*>(y)[t * rows + r] = rounded(sum(total));
+            }
+        }
+    }
 }
 
 }  // namespace polyad::kernels::POLYAD_ISA
