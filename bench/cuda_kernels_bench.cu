@@ -9,6 +9,7 @@
 #include <dlfcn.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -378,6 +379,52 @@ void others() {
     report("a launch in a graph", s, 1 / s / 1e3, "k/s");
 }
 
+/// What a call costs the host: small problems, queued without waiting.
+void host_costs() {
+    const auto& op = *library->ops;
+    Memory x(1 << 20, true), y(1 << 20, true), a(1 << 20, true), w(1 << 20, false), u(1 << 20, false);
+    const std::vector<int32_t> begin{0, 1, 2, 3, 4}, group{0, 1, 0, 1}, count{9, 9, 9, 9},
+        position{8, 8, 8, 8};
+    const Rows rows{begin.data(), 4};
+    std::vector<RowFactors> factors(4, RowFactors{a.p, a.at<>(8192), 8, 1});
+    std::vector<const void*> keys(4, a.p);
+    Attention at{};
+    at.type = Float::bf16, at.rows = 4, at.heads = 9, at.heads_kv = 3, at.head_dim = 64;
+    at.query_begin = begin.data(), at.key_count = count.data(), at.k_row = keys.data(),
+    at.v_row = keys.data();
+    at.kv_stride = 192, at.scale = 0.125f, at.causal = 1, at.query_position0_is_tail = 1;
+    struct Call {
+        const char* name;
+        std::function<void()> call;
+    };
+    const Call calls[] = {
+        {"add", [&] { op.add(Float::bf16, y.p, x.p, 64); }},
+        {"rms_norm", [&] { op.rms_norm(Float::bf16, x.p, w.at<float>(), 1e-5f, y.p, nullptr, 4, 576); }},
+        {"rope",
+         [&] {
+             op.rope(Float::bf16, x.p, 576, w.at<float>(), w.at<float>(), position.data(), 4, 9, 64, 64, 0);
+         }},
+        {"low_rank_rows", [&] { op.low_rank_rows(Float::bf16, x.p, factors.data(), rows, 576, 576, y.p); }},
+        {"low_rank_down",
+         [&] { op.low_rank_down(Float::bf16, x.p, a.p, group.data(), rows, 576, 8, u.at<float>()); }},
+        {"attention", [&] { op.attention(at, x.p, y.p, nullptr); }},
+    };
+    for (const Call& one : calls) {
+        for (int i = 0; i < 50; ++i) one.call();
+        check(cudaStreamSynchronize(stream));
+        const auto start = std::chrono::steady_clock::now();
+        for (int i = 0; i < 400; ++i) {
+            library->set_stream(0, stream);
+            one.call();
+        }
+        const double s =
+            std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() / 400;
+        check(cudaStreamSynchronize(stream));
+        check_library();
+        report(std::string("host cost of ") + one.name, s, 1 / s / 1e3, "k/s");
+    }
+}
+
 int run(int argc, char** argv) {
     if (argc < 2) {
         std::fprintf(stderr, "usage: cuda_kernels_bench LIBPOLYAD_CUDA [RESULTS.json]\n");
@@ -414,6 +461,7 @@ int run(int argc, char** argv) {
     attend(8, 128, 9, 3, 64);
     attend(64, 2048, 32, 8, 128);
     others();
+    host_costs();
     if (argc > 2) {
         std::FILE* file = std::fopen(argv[2], "w");
         if (!file) return std::perror(argv[2]), 1;

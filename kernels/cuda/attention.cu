@@ -65,8 +65,8 @@ __global__ void __launch_bounds__(attention_threads)
     for (int h = 0; h < 2; ++h) {
         const int r = r0 + warp * 16 + lane / 4 + h * 8;
         const bool used = r < r0 + count;
-        first[h] = used ? row.first(r / args.repeat) : 0;
-        last[h] = used ? row.last(r / args.repeat) : 0;
+        first[h] = used ? row.first(row.query_of(r)) : 0;
+        last[h] = used ? row.last(row.query_of(r)) : 0;
         if (used) bias[h] = row.bias(r);
     }
     float sums[Width / 8][4] = {}, top[2] = {-INFINITY, -INFINITY}, total[2] = {};
@@ -75,6 +75,7 @@ __global__ void __launch_bounds__(attention_threads)
         wait_copies<0>();
         __syncthreads();
         fetch(tile + 1);
+        if (warp * 16 >= count) continue;  // decoding fills few rows
         const bf16* sk = skv + (tile - tile_begin) % 2 * 2 * Shape::tile;
         const bf16* sv = sk + Shape::tile;
         const int j0 = key_begin + tile * attention_block;
@@ -298,6 +299,7 @@ AttentionArgs attention_args(Call& call, const Attention& a, const void* q, cons
     args.heads_kv = a.heads_kv;
     args.head_dim = a.head_dim;
     args.repeat = a.heads / a.heads_kv;
+    args.reciprocal = static_cast<uint32_t>(((uint64_t{1} << 32) + args.repeat - 1) / args.repeat);
     args.stride = a.kv_stride;
     args.scale = a.scale;
     args.window = a.window;

@@ -13,6 +13,7 @@ inline constexpr float log2_e = 1.4426950408889634f, ln_2 = 0.6931471805599453f;
 /// Attention as the device sees it: index arrays on the device.
 struct AttentionArgs {
     int rows, heads, heads_kv, head_dim, repeat;
+    uint32_t reciprocal;  ///< 2^32 / repeat, rounded up
     const int32_t *query_begin, *key_count;
     const void *const *k_row, *const *v_row;  ///< null: packed, row b at query_begin[b] of k and v
     const void *k, *v;
@@ -31,6 +32,11 @@ struct AttentionArgs {
 /// A row of the batch.
 template <class T>
 struct AttentionRow {
+    /// The query of stacked row r (exact for r * repeat < 2^32).
+    __device__ int query_of(int r) const {
+        return a.repeat == 1 ? r : static_cast<int>(__umulhi(static_cast<uint32_t>(r), a.reciprocal));
+    }
+
     const AttentionArgs& a;
     int row, kv_head, first_token, queries, keys, offset;  ///< offset: position of query 0
     const T *k, *v;                                        ///< of key 0 (no pages)
@@ -52,7 +58,8 @@ struct AttentionRow {
     __device__ int stacked() const { return queries * a.repeat; }
     /// Where stacked row r starts in q and o; and in lse.
     __device__ int64_t lse_at(int r) const {
-        return static_cast<int64_t>(first_token + r / a.repeat) * a.heads + kv_head * a.repeat + r % a.repeat;
+        const int i = query_of(r);
+        return static_cast<int64_t>(first_token + i) * a.heads + kv_head * a.repeat + r - i * a.repeat;
     }
     __device__ int64_t at(int r) const { return lse_at(r) * a.head_dim; }
     /// Keys [first, last) that query i sees.
@@ -61,9 +68,9 @@ struct AttentionRow {
         return a.causal && a.window > 0 ? min(max(offset + i - a.window + 1, 0), last(i)) : 0;
     }
     __device__ const float* bias(int r) const {
-        return a.bias ? a.bias + (kv_head * a.repeat + r % a.repeat) * a.bias_head +
-                            (offset + r / a.repeat) * a.bias_query
-                      : nullptr;
+        if (!a.bias) return nullptr;
+        const int i = query_of(r);
+        return a.bias + (kv_head * a.repeat + r - i * a.repeat) * a.bias_head + (offset + i) * a.bias_query;
     }
     __device__ const T* key(int j) const {
         if (a.page_tokens == 0) return k + j * a.stride;

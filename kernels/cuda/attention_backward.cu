@@ -84,8 +84,8 @@ __global__ void __launch_bounds__(attention_threads)
                 const float l = used ? lse[row.lse_at(r)] : 0.0f;
                 f.shift[threadIdx.x] = l == -INFINITY ? 0.0f : l * log2_e;
                 f.delta[threadIdx.x] = used ? delta[row.lse_at(r)] : 0.0f;
-                f.first[threadIdx.x] = used ? row.first(r / args.repeat) : 0;
-                f.last[threadIdx.x] = used ? row.last(r / args.repeat) : 0;
+                f.first[threadIdx.x] = used ? row.first(row.query_of(r)) : 0;
+                f.last[threadIdx.x] = used ? row.last(row.query_of(r)) : 0;
             }
         }
         commit_copies();
@@ -211,8 +211,8 @@ __global__ void __launch_bounds__(attention_threads)
     for (int h = 0; h < 2; ++h) {
         const int r = r0 + warp * 16 + lane / 4 + h * 8;
         const bool used = r < r0 + count;
-        first[h] = used ? row.first(r / args.repeat) : 0;
-        last[h] = used ? row.last(r / args.repeat) : 0;
+        first[h] = used ? row.first(row.query_of(r)) : 0;
+        last[h] = used ? row.last(row.query_of(r)) : 0;
         const float l = used ? lse[row.lse_at(r)] : 0.0f;
         shift[h] = l == -INFINITY ? 0.0f : l * log2_e;
         mean[h] = used ? delta[row.lse_at(r)] : 0.0f;
@@ -338,7 +338,7 @@ __global__ void __launch_bounds__(attention_threads)
     for (int r0 = 0; r0 < row.stacked(); r0 += 32) {
         float p = 0.0f, ds = 0.0f;
         const int r = r0 + lane;
-        if (r < row.stacked() && j >= row.first(r / args.repeat) && j < row.last(r / args.repeat)) {
+        if (r < row.stacked() && j >= row.first(row.query_of(r)) && j < row.last(row.query_of(r))) {
             float s, dp;
             two_products(q + row.at(r), row.key(j), d_o + row.at(r), row.value(j), d, &s, &dp);
             const float* bias = row.bias(r);

@@ -134,9 +134,15 @@ void Context::allow_shared(const void* kernel, int bytes) {
     enlarged_.insert(kernel);
 }
 
-bool Context::capturing() const {
-    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-    return cudaStreamIsCapturing(stream, &status) == cudaSuccess && status == cudaStreamCaptureStatusActive;
+/// Asked once an operator: the driver takes its time.
+bool Context::capturing() {
+    if (!asked_) {
+        cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+        capturing_ =
+            cudaStreamIsCapturing(stream, &status) == cudaSuccess && status == cudaStreamCaptureStatusActive;
+        asked_ = true;
+    }
+    return capturing_;
 }
 
 /// Device memory for an array, of one of few sizes.
@@ -235,11 +241,17 @@ bool Context::is_bound(const void* host) const {
 
 void set_stream(int device, cudaStream_t stream) {
     Context* now = state.context;
-    if (!now || now->device != device || now->stream != stream) {
+    const bool same = now && now->device == device;
+    if (!same || now->stream != stream) {
         state.context = nullptr;
         state.context = &context_of(device, stream);
     }
-    check(cudaSetDevice(device), "cudaSetDevice");
+    // With one device nobody can have made another the current one.
+    static const int count = [] {
+        int n = 0;
+        return cudaGetDeviceCount(&n) == cudaSuccess ? n : 0;
+    }();
+    if (!same || count != 1) check(cudaSetDevice(device), "cudaSetDevice");
 }
 
 Context& current_context() {

@@ -43,7 +43,7 @@ class Context {
     /// Memory that is good until the running operator's kernels are done. Never given back: captured graphs
     /// keep its addresses.
     void* scratch(size_t bytes);
-    void begin_operator() { chunk_ = 0, used_ = 0; }
+    void begin_operator() { chunk_ = 0, used_ = 0, asked_ = false; }
 
     /// Lets a kernel use `bytes` of dynamic shared memory, which is more than every device gives unasked.
     void allow_shared(const void* kernel, int bytes);
@@ -73,13 +73,14 @@ class Context {
     };
     using Entries = std::list<Staged>;
 
-    bool capturing() const;
+    bool capturing();
     std::byte* block(size_t bytes, size_t& size);
     void upload(std::byte* to, const std::byte* from, size_t bytes);
 
     std::vector<Chunk> chunks_;
     size_t chunk_ = 0, used_ = 0;
-    Entries recent_;  ///< latest first
+    bool asked_ = false, capturing_ = false;  ///< of the running operator
+    Entries recent_;                          ///< latest first
     std::unordered_multimap<uint64_t, Entries::iterator> by_hash_;
     std::unordered_map<size_t, std::vector<std::byte*>> free_blocks_;
     std::byte* slab_ = nullptr;

@@ -86,6 +86,7 @@ struct Candidates {
 
 struct SampleShared {
     double sums[8][sample_threads / 32];
+    double totals[8];
     float tops[sample_threads / 32];
 };
 
@@ -99,12 +100,15 @@ __device__ __forceinline__ void sum_eight(const float* parts, double* sums, Samp
         if (lane == 0) shared.sums[i][warp] = sum;
     }
     __syncthreads();
-#pragma unroll
-    for (int i = 0; i < 8; ++i) {
-        sums[i] = 0.0;
-        for (int w = 0; w < sample_threads / 32; ++w) sums[i] += shared.sums[i][w];
+    if (warp < 8) {
+        const double sum = warp_sum(shared.sums[warp][lane]);
+        if (lane == 0) shared.totals[warp] = sum;
     }
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < 8; ++i) sums[i] = shared.totals[i];
 }
+static_assert(sample_threads == 1024, "a warp sums what the 32 warps found");
 
 /// The largest number T whose tokens f(i) >= T weigh at least `target` (more than it, when `strict`); f gives
 /// a token's number and weight. `bits` of T matter. 0 when all together weigh less.
@@ -114,6 +118,7 @@ __device__ __forceinline__ uint32_t find_threshold(int vocab, int bits, double t
     uint32_t threshold = 0;
     for (int shift = (bits + 2) / 3 * 3 - 3; shift >= 0; shift -= 3) {
         float parts[8] = {};
+#pragma unroll 4
         for (int i = threadIdx.x; i < vocab; i += sample_threads) {
             uint32_t number;
             const float weight = f(i, number);
@@ -147,7 +152,8 @@ __global__ void __launch_bounds__(sample_threads)
     __shared__ int chosen;
     const Sampling option = options[blockIdx.x];
     const float* given = logits + static_cast<int64_t>(blockIdx.x) * vocab;
-    float* x = scratch + static_cast<int64_t>(blockIdx.x) * vocab;
+    extern __shared__ float fast[];  // where a row fits: it is read dozens of times
+    float* x = scratch ? scratch + static_cast<int64_t>(blockIdx.x) * vocab : fast;
     float parts[8] = {};
     double sums[8];
     for (int i = threadIdx.x; i < vocab; i += sample_threads) {
@@ -304,9 +310,13 @@ void sample(const float* logits, const Sampling* options, const int32_t* seen, R
             fail("sample: %d lists of seen tokens for %lld rows", seen_rows.count, static_cast<long long>(n));
         const int32_t* begin = call.stage(seen_rows.begin, n + 1);
         const int32_t* ids = seen_rows.begin[n] > 0 ? call.stage(seen, seen_rows.begin[n]) : nullptr;
-        choose<<<static_cast<unsigned>(n), sample_threads, 0, call.stream()>>>(
-            logits, call.stage(options, n), ids, begin, call.scratch<float>(n * vocab),
-            static_cast<int>(vocab), token);
+        const int64_t bytes = vocab * static_cast<int64_t>(sizeof(float));
+        const bool fits = bytes + static_cast<int64_t>(sizeof(SampleShared)) + 1024 <= call.shared_limit();
+        if (fits) call.allow_shared(choose, static_cast<int>(bytes));
+        choose<<<static_cast<unsigned>(n), sample_threads, fits ? static_cast<size_t>(bytes) : 0,
+                 call.stream()>>>(logits, call.stage(options, n), ids, begin,
+                                  fits ? nullptr : call.scratch<float>(n * vocab), static_cast<int>(vocab),
+                                  token);
         call.launched();
     });
 }

@@ -77,6 +77,7 @@ __global__ void __launch_bounds__(threads)
     const uint8_t* src = matrix + (source_row ? source_row[r] : r) * row_bytes;
     const BlockShape shape = block_shape(quant);
     float sums[Tokens] = {};
+#pragma unroll 2
     for (int g = lane; g < columns / 8; g += 32) {
         const Place place = place_of(src, shape, g);
         float w[8];
