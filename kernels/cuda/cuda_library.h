@@ -79,7 +79,7 @@ struct CudaLibrary {
     int (*device_count)(char* reason, size_t size);
     /// 0, or -1 with the reason (index out of range, compute capability too low).
     int (*device_info)(int device, CudaDevice* out, char* reason, size_t size);
-    const OpTable* ops;  ///< every entry but those of trees; isa = "cuda"
+    const OpTable* ops;  ///< every entry but those of trees and of panels; isa = "cuda"
     const CudaOps* more;
 
     /// The calling thread's device and stream (a cudaStream_t; null = the default stream) for what follows.
