@@ -11,4 +11,5 @@ rm -rf "$classes"
 find "$source/bindings/java/src/main" "$build/generated" "$source/samples/java-service/src" -name '*.java' >"$build/service-sources.txt"
 javac -nowarn --release 17 -d "$classes" @"$build/service-sources.txt"
 exec java -cp "$classes" dev.polyad.samples.service.LoadTest "$model" "${POLYAD_LOAD_SECONDS:-10}" "${POLYAD_LOAD_CLIENTS:-8}" \
-    "${POLYAD_LOAD_STEPS:-60}" ${POLYAD_LOAD_ROWS:-} -- -Xmx256m -Dpolyad.library="$build" -cp "$classes"
+    "${POLYAD_LOAD_STEPS:-60}" ${POLYAD_LOAD_ROWS:-} -- -Xms192m -Xmx192m -XX:+AlwaysPreTouch \
+    -Dpolyad.library="$build" -cp "$classes"

@@ -247,15 +247,15 @@ public final class LoadTest {
         long begun = System.nanoTime();
         threads.forEach(Thread::start);
         long length = TimeUnit.SECONDS.toNanos(seconds);
-        long warm = 0;
+        List<Long> memory = new ArrayList<>(); // at each eighth of the time
         int swapped = 0;
         // Longer on a machine so busy that hardly anything was asked.
         while (System.nanoTime() - begun < length || (figures.checkedExactly.get() < clients && System.nanoTime() - begun < 20 * length)) {
             Thread.sleep(Math.min(1000, seconds * 50L));
             publish(versions[++swapped % versions.length]);
             check(get("/tasks").get("published").asInt() == inForce, () -> "another version is published");
-            if (warm == 0 && System.nanoTime() - begun > length / 2) {
-                warm = memory();
+            if (System.nanoTime() - begun > length / 8 * (memory.size() + 1)) {
+                memory.add(memory());
             }
         }
         double took = (System.nanoTime() - begun) / 1e9;
@@ -263,7 +263,8 @@ public final class LoadTest {
         for (Thread thread : threads) {
             thread.join();
         }
-        long last = memory();
+        memory.add(memory());
+        long warm = memory.get(memory.size() / 2);
         Json engine = get("/stats").get("engine");
         System.out.printf("%.0f s, %d clients: %d answers (%.1f/s), %d left by their client, %d versions published, %d wrong%n", took,
                 clients, figures.whole.size(), figures.whole.size() / took, figures.walkedAway.get(), swapped, wrong.size());
@@ -271,9 +272,10 @@ public final class LoadTest {
                 figures.duringSwap.get());
         System.out.printf("milliseconds, median / 95 %% / 99 %%: whole answer %s, first piece %s%n", milliseconds(figures.whole),
                 milliseconds(figures.first));
-        System.out.printf("resident memory: %d MiB after half the time, %d MiB at the end%n", warm >> 20, last >> 20);
+        System.out.println("resident memory in MiB, the heap included from the start: "
+                + memory.stream().map(m -> Long.toString(m >> 20)).collect(Collectors.joining(" ")));
         System.out.println("engine: " + engine);
-        long grown = last - warm;
+        long grown = memory.get(memory.size() - 1) - warm;
         check(grown < 64 << 20, () -> "memory grew by " + (grown >> 20) + " MiB in the second half");
         check(figures.checkedExactly.get() > 0 && swapped > 1, () -> "hardly anything was asked");
     }
