@@ -5,6 +5,8 @@ package polyad
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"sync/atomic"
 
 	"polyad.dev/polyad/internal/native"
 )
@@ -36,6 +38,7 @@ func progressOf(raw native.Polyad_progress) Progress {
 // stepper is what a trainer and an evaluator have in common.
 type stepper struct {
 	handle *handle
+	late   atomic.Bool // a cancel came when its step had just ended: it will hit the next one, which is not meant
 	step   func(ticket uintptr, progress native.Polyad_progress) uintptr
 	cancel func(ticket uintptr)
 }
@@ -48,12 +51,19 @@ func (s *stepper) next(ctx context.Context) (Progress, error) {
 	if err := ended(ctx); err != nil {
 		return Progress{}, err
 	}
-	stop := s.cancelWith(ctx)
 	raw := native.NewPolyad_progress()
 	defer native.DeletePolyad_progress(raw)
-	err := s.handle.use(func(ticket uintptr) uintptr { return s.step(ticket, raw) })
-	stop()
-	if err != nil {
+	for {
+		stop := s.cancelWith(ctx)
+		err := s.handle.use(func(ticket uintptr) uintptr { return s.step(ticket, raw) })
+		cancelled := stop()
+		if err == nil {
+			s.late.Store(cancelled)
+			break
+		}
+		if errors.Is(err, ErrCancelled) && s.late.Swap(false) && !cancelled {
+			continue
+		}
 		return Progress{}, because(ctx, err)
 	}
 	return progressOf(raw), nil
@@ -86,23 +96,24 @@ func (s *stepper) stop() {
 	}
 }
 
-// cancelWith watches the context while a call runs; what it returns ends the watch before the next call could be hit.
-func (s *stepper) cancelWith(ctx context.Context) (stop func()) {
+// cancelWith watches the context while a call runs; what it returns ends the watch and tells whether it cancelled.
+func (s *stepper) cancelWith(ctx context.Context) (stop func() (cancelled bool)) {
 	if ctx == nil || ctx.Done() == nil {
-		return func() {}
+		return func() bool { return false }
 	}
-	quit, over := make(chan struct{}), make(chan struct{})
+	quit, over := make(chan struct{}), make(chan bool, 1)
 	go func() {
-		defer close(over)
 		select {
 		case <-ctx.Done():
 			s.stop()
+			over <- true
 		case <-quit:
+			over <- false
 		}
 	}()
-	return func() {
+	return func() bool {
 		close(quit)
-		<-over
+		return <-over
 	}
 }
 
@@ -146,7 +157,8 @@ func NewTrainer(skills *Skillset, tasks *Dataset, config any) (*Trainer, error) 
 	if err != nil {
 		return nil, err
 	}
-	return &Trainer{stepper{newHandle(ticket, native.Polyad_trainer_release), native.Polyad_trainer_step, native.Polyad_trainer_cancel}}, nil
+	return &Trainer{stepper{handle: newHandle(ticket, native.Polyad_trainer_release), step: native.Polyad_trainer_step,
+		cancel: native.Polyad_trainer_cancel}}, nil
 }
 
 // Train is the short form: a trainer, run to its end.
@@ -234,7 +246,8 @@ func NewEvaluator(model *Backbone, skills *Skillset, tasks *Dataset, config any)
 	if err != nil {
 		return nil, err
 	}
-	return &Evaluator{stepper{newHandle(ticket, native.Polyad_evaluator_release), native.Polyad_evaluator_step, native.Polyad_evaluator_cancel}}, nil
+	return &Evaluator{stepper{handle: newHandle(ticket, native.Polyad_evaluator_release), step: native.Polyad_evaluator_step,
+		cancel: native.Polyad_evaluator_cancel}}, nil
 }
 
 func (e *Evaluator) inner() *handle {

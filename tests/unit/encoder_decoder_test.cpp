@@ -317,7 +317,7 @@ TEST_P(EncoderDecoders, TrainsSavesLoadsAndAnswers) {
                         {{"max_steps", 60}, {"batch_size", 5}, {"learning_rate", 0.02}, {"seed", 5}});
         const double first = trainer.step().loss;
         while (!trainer.progress().done) trainer.step();
-        EXPECT_LT(trainer.progress().loss, 0.3 * first);
+        EXPECT_LT(trainer.progress().loss, 0.4 * first);
         EXPECT_TRUE(std::isfinite(trainer.progress().validation_loss));
 
         const auto loaded = Skillset::load(backbone_, Bytes::copy_of(skills->save_to_memory(), "bundle"));
