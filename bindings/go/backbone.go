@@ -14,7 +14,9 @@ type Runtime struct{ handle *handle }
 
 // RuntimeOptions are the settings of a Runtime.
 type RuntimeOptions struct {
-	Threads int // worker threads of one call; 0 = the library's choice
+	Threads      int    // worker threads of one call; 0 = the library's choice
+	Device       string // "cpu", "cuda" or "cuda:N"; "" = "cpu"
+	MemoryBudget uint64 // bytes of a CUDA device; 0 = all that is free
 }
 
 // NewRuntime makes a runtime of its own.
@@ -29,6 +31,14 @@ func NewRuntime(options RuntimeOptions) (*Runtime, error) {
 	raw := native.NewPolyad_context_options()
 	defer native.DeletePolyad_context_options(raw)
 	raw.SetThreads(threads)
+	device, err := checked("Device", options.Device)
+	if err != nil {
+		return nil, err
+	}
+	if device != "" {
+		raw.SetDevice(device)
+	}
+	raw.SetMemory_budget(options.MemoryBudget)
 	var ticket uintptr
 	if err := check(native.Polyad_context_create(raw, &ticket)); err != nil {
 		return nil, err

@@ -126,6 +126,18 @@ func TestLogSinkMayPanic(t *testing.T) {
 	}
 }
 
+func TestDevices(t *testing.T) {
+	devices, err := Devices()
+	if err != nil || !strings.Contains(devices, "cpu") {
+		t.Fatal(devices, err)
+	}
+	_, err = NewRuntime(RuntimeOptions{Device: "abacus"})
+	refused(t, err, ErrInvalidConfig, "abacus")
+	runtime, err := NewRuntime(RuntimeOptions{Device: "cpu", Threads: 1})
+	must(t, err)
+	must(t, runtime.Close())
+}
+
 func TestErrorsHaveCodes(t *testing.T) {
 	err := error(&Error{Code: UnknownTask, Message: "unknown task 'x'", Detail: "task x"})
 	var detail *Error

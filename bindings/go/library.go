@@ -139,3 +139,15 @@ func HasFeature(name string) (bool, error) {
 	}
 	return native.Polyad_has_feature(name) != 0, nil
 }
+
+// Devices lists what RuntimeOptions.Device may name here, as JSON: names, memory, and why there is no CUDA device where there is none.
+func Devices() (string, error) {
+	if err := ready(); err != nil {
+		return "", err
+	}
+	var out uintptr
+	if err := check(native.Polyad_devices(&out)); err != nil {
+		return "", err
+	}
+	return takeText(out), nil
+}
