@@ -166,7 +166,8 @@ TEST(GgufTokenizer, ManyThreadsShareOne) {
                     if (tokenizer->decode(ids, false) != item.at("decoded").get<std::string>()) ++wrong;
                 }
                 const Json& chat = expected["chat"].at(0);
-                if (tokenizer->apply_chat_template(messages_of(chat.at("messages")), true) != chat.at("text"))
+                if (tokenizer->apply_chat_template(messages_of(chat.at("messages")), true) !=
+                    chat.at("text").get<std::string>())
                     ++wrong;
             }
         });
