@@ -292,6 +292,7 @@ void Bench::publishing() {
         if (phase == 1)
             publisher = std::thread([&] {
                 ComputeThread one(1);
+                one.run([] { work_in_background(); });
                 while (!stop) {
                     const auto begin = Clock::now();
                     inside = true;

@@ -140,6 +140,7 @@ polyad_status* polyad_engine_publish(polyad_engine* engine, const char* name,
         const std::string key = required_string(name, "name");
         const auto skills = get(skillset);
         object->publishing.run([&] {
+            work_in_background();
             std::shared_ptr<const Skillset> copy;
             {
                 const Shared hold(skills->use,

@@ -2,11 +2,20 @@
 #include "base/compute_thread.h"
 
 #include <omp.h>
+#if defined(__linux__)
+#include <sys/resource.h>
+#endif
 
 #include <exception>
 #include <utility>
 
 namespace polyad {
+
+void work_in_background() {
+#if defined(__linux__)
+    setpriority(PRIO_PROCESS, 0, 10);  // of this thread alone; where it is refused it does not give way
+#endif
+}
 
 ComputeThread::~ComputeThread() {
     {

@@ -13,6 +13,10 @@
 
 namespace polyad {
 
+/// Makes the calling thread give way to others where the cores are short (on Linux; elsewhere nothing
+/// changes).
+void work_in_background();
+
 class ComputeThread {
   public:
     /// What a piece of work runs inside of; dropped on the thread when the work is done.

@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "backbone/device.h"
+#include "base/compute_thread.h"
 #include "base/error.h"
 
 namespace polyad {
@@ -71,6 +72,7 @@ void HotTask::begin(const std::shared_ptr<const ServedSkillset>& served, int tas
     made_ = false;
     making_ = std::thread([this, served, task] {
         omp_set_num_threads(1);  // steps go on beside it
+        work_in_background();
         try {
             const DeviceScope scope(served->skillset().backbone()->device());
             product_ = std::make_shared<MergedTask>(served, task);
