@@ -66,9 +66,13 @@ class SamplesTest {
         return run(command);
     }
 
+    /**
+     * What both programs must print alike: every loss, and that each question is answered. The answers of this random model are near
+     * ties, and an engine that steps by itself batches them another way; ParityTest compares answers bit for bit.
+     */
     private static String withoutSpeed(Output output) {
         assertEquals(0, output.status(), output.text());
-        return output.text().replaceAll("  \\d+ tokens/s", "");
+        return output.text().replaceAll("  \\d+ tokens/s", "").replaceAll("(?s) -> .*?(?=\n(?:antonym|noun_plural): |\\z)", " -> ");
     }
 
     @Test
