@@ -6,6 +6,7 @@
 
 #include <cstring>
 
+#include "backbone/buffer_pool.h"
 #include "backbone/device.h"
 #include "backbone/frozen_gemm.h"
 #include "base/error.h"
@@ -114,7 +115,7 @@ at::Tensor FrozenMatrix::expand(int64_t begin, int64_t end, bool scratch) const 
 
 at::Tensor FrozenMatrix::multiply(const at::Tensor& x) const {
     constexpr int64_t few = 16;  // beyond, the dense product's arithmetic is cheaper than expanding again
-    at::Tensor y = at::empty({x.size(0), rows_}, x.options());
+    at::Tensor y = new_buffer({x.size(0), rows_}, x.options());
     if (blocks_.defined() && block_elements(stored_.dtype) > 1 && x.size(0) <= few)
         ops_on(device_).multiply_packed(quant_of(stored_.dtype), blocks_.const_data_ptr(), nullptr,
                                         float_of(x.scalar_type()), x.const_data_ptr(), x.size(0), rows_,
@@ -124,7 +125,7 @@ at::Tensor FrozenMatrix::multiply(const at::Tensor& x) const {
             quant_of(stored_.dtype), stored_.data.data(), source_row_.empty() ? nullptr : source_row_.data(),
             float_of(x.scalar_type()), x.data_ptr(), x.size(0), rows_, columns_, y.data_ptr());
     else
-        multiply_rows(y, x, dense().t(), false);
+        multiply_rows(y, x, dense().t(), false, true);
     return y;
 }
 
