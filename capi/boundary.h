@@ -62,11 +62,20 @@ std::string_view byte_view(const void* data, size_t size, const char* name);
 polyad_text* make_text(std::string value);
 polyad_text* make_text(const Json& value);
 
+/// Fills as much of a struct as its caller knows; what it knows beyond this library is zero.
+template <class Struct>
+void init_struct(Struct* to, size_t struct_size, const Struct& defaults) {
+    if (!to || struct_size < sizeof(size_t)) return;
+    std::memset(static_cast<void*>(to), 0, struct_size);
+    std::memcpy(static_cast<void*>(to), &defaults, std::min(struct_size, sizeof(Struct)));
+    to->struct_size = struct_size;
+}
+
 /// How many of a caller's struct bytes this library and the caller both know.
 template <class Struct>
-Struct read_struct(const Struct* from, void (*init)(Struct*), const char* name) {
+Struct read_struct(const Struct* from, void (*init)(Struct*, size_t), const char* name) {
     Struct out;
-    init(&out);
+    init(&out, sizeof out);
     if (!from) return out;
     if (from->struct_size < sizeof(size_t))
         fail(Code::invalid_argument, name, ".struct_size is ", from->struct_size,

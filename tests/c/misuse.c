@@ -6,6 +6,39 @@
 
 #define MODEL POLYAD_SHARED_DIR "/fixtures/gguf/tiny_llama.gguf"
 
+/* A caller that was compiled against an older header has a smaller struct: nothing behind it is touched, nothing of it is left out. */
+static void older_structs(void) {
+    union {
+        polyad_request_options request;
+        polyad_engine_options engine;
+        polyad_progress progress;
+        unsigned char bytes[sizeof(polyad_request_options) + 64];
+    } memory;
+    size_t known, i;
+    const size_t sizes[] = {0, sizeof(size_t) - 1, sizeof(size_t), offsetof(polyad_request_options, temperature),
+                            offsetof(polyad_request_options, ignore_eos), sizeof(polyad_request_options),
+                            sizeof(polyad_request_options) + 32};
+    for (i = 0; i < sizeof sizes / sizeof *sizes; ++i) {
+        size_t byte;
+        known = sizes[i];
+        memset(&memory, 0x5a, sizeof memory);
+        polyad_request_options_init_sized(&memory.request, known);
+        if (known < sizeof(size_t)) known = 0;
+        else EXPECT(memory.request.struct_size == known);
+        for (byte = known; byte < sizeof memory; ++byte) EXPECT(memory.bytes[byte] == 0x5a);
+        if (known > offsetof(polyad_request_options, temperature)) EXPECT(memory.request.max_tokens == 64);
+        for (byte = sizeof(polyad_request_options); byte < known; ++byte) EXPECT(memory.bytes[byte] == 0);
+    }
+    memset(&memory, 0x5a, sizeof memory);
+    polyad_engine_options_init_sized(&memory.engine, offsetof(polyad_engine_options, max_context));
+    EXPECT(memory.engine.max_batch == 16 && memory.engine.max_context == 0x5a5a5a5a);
+    memset(&memory, 0x5a, sizeof memory);
+    polyad_progress_init_sized(&memory.progress, offsetof(polyad_progress, epoch));
+    EXPECT(memory.progress.total_steps == 0 && memory.bytes[offsetof(polyad_progress, epoch)] == 0x5a);
+    polyad_progress_init_sized(NULL, sizeof memory.progress);
+    polyad_context_options_init_sized(NULL, 0);
+}
+
 static void before_anything_is_open(void) {
     polyad_context *context = (polyad_context *)1;
     polyad_backbone *model = (polyad_backbone *)1;
@@ -159,6 +192,7 @@ int main(void) {
     polyad_context *context;
     polyad_backbone *model;
     FILE *file = fopen(MODEL, "rb");
+    older_structs();
     if (!file) return skip("the shared fixtures are not here (" MODEL ")");
     fclose(file);
     before_anything_is_open();
