@@ -13,6 +13,7 @@ import random
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 import torch
@@ -132,7 +133,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--polyad", required=True, help="build folder")
     parser.add_argument("--out", default="bench/out")
-    parser.add_argument("--work", default="/tmp/polyad-cuda-bench", help="where models and rows are made")
+    parser.add_argument("--work", default=os.path.join(tempfile.gettempdir(), "polyad-cuda-bench"), help="where models and rows are made")
     parser.add_argument("--shapes", default="135m,1b")
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--steps", type=int, default=10)

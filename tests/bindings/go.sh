@@ -19,6 +19,9 @@ module=$build/bindings/go/polyad
 replaced() { sed "s|=> .*bindings/go/polyad|=> $module|" "$1/go.mod" >"$2/go.mod"; [ ! -e "$1/go.sum" ] || cp "$1/go.sum" "$2/go.sum"; }
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+[ -e "$model" ] || { echo "skipped: no model at $model"; exit 77; }
+# Quiet where all is well, but every skipped test says why.
+tested() { go test -v "$@" >"$work/log" 2>&1 || { cat "$work/log"; exit 1; }; grep 'skipped: ' "$work/log" || true; grep '^ok' "$work/log"; }
 
 case $suite in
 tests)
@@ -26,7 +29,7 @@ tests)
     go vet ./...
     unformatted=$(gofmt -l "$source/bindings/go" "$source/samples/go" "$source/samples/go-service")
     [ -z "$unformatted" ] || { echo "not formatted by gofmt: $unformatted"; exit 1; }
-    go test ./...
+    tested ./...
     mkdir "$work/bin"
     cd "$source/samples/go"
     replaced . "$work"
@@ -39,7 +42,6 @@ tests)
         cp "$work/go.mod" "$work/readme/"
         (cd "$work/readme" && go vet .)
     fi
-    [ -e "$model" ] || { echo "skipped: no model at $model"; exit 77; }
     for task in up down; do
         for input in a b; do
             echo "{\"task\": \"$task\", \"instruction\": \"Say $task.\", \"input\": \"$input\", \"output\": \"$task\", \"split\": \"train\"}"
@@ -58,10 +60,9 @@ race)
     echo 'package main; func main() {}' >"$work/main.go"
     go build -race -o "$work/race" "$work/main.go" 2>"$work/out" && "$work/race" 2>>"$work/out" ||
         { echo "skipped: this Go has no race detector here: $(tail -n 1 "$work/out")"; exit 77; }
-    go test -race -run 'Answers|Contexts|Closing|Queue|Goroutines|Cancel|Log|Stress' ./...
+    tested -race -run 'Answers|Contexts|Closing|Queue|Goroutines|Cancel|Log|Stress' ./...
     ;;
 service)
-    [ -e "$model" ] || { echo "skipped: no model at $model"; exit 77; }
     cd "$source/samples/go-service"
     replaced . "$work"
     go mod download -modfile="$work/go.mod" 2>"$work/out" || { echo "skipped: its modules cannot be fetched: $(tail -n 1 "$work/out")"; exit 77; }
