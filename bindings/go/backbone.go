@@ -96,14 +96,6 @@ type BackboneOptions struct {
 	Runtime   *Runtime `json:"-"`
 }
 
-func (o *BackboneOptions) text() (string, *Runtime, error) {
-	if o == nil {
-		return "", nil, nil
-	}
-	text, err := configText(o)
-	return text, o.Runtime, err
-}
-
 // OpenBackbone opens a GGUF file or a Hugging Face folder. Errors: ErrNotFound, ErrIO, ErrBadFormat, ErrUnsupported, ErrInvalidConfig.
 func OpenBackbone(path string, options *BackboneOptions) (*Backbone, error) {
 	path, err := named("path", path)
@@ -131,7 +123,20 @@ func notEmpty(bytes []byte) []byte {
 }
 
 func openBackbone(options *BackboneOptions, call func(runtime uintptr, config string, out *uintptr) uintptr) (*Backbone, error) {
-	config, wanted, err := options.text()
+	var wanted *Runtime
+	if options != nil {
+		wanted = options.Runtime
+	}
+	opened, err := openWith(wanted, options, native.Polyad_backbone_release, call)
+	if err != nil {
+		return nil, err
+	}
+	return &Backbone{opened}, nil
+}
+
+// openWith opens something through a runtime (nil: the program's own) with options as JSON.
+func openWith(wanted *Runtime, options any, release func(uintptr), call func(runtime uintptr, config string, out *uintptr) uintptr) (*handle, error) {
+	config, err := configText(options)
 	if err != nil {
 		return nil, err
 	}
@@ -143,7 +148,7 @@ func openBackbone(options *BackboneOptions, call func(runtime uintptr, config st
 	if err := runtime.use(func(r uintptr) uintptr { return call(r, config, &ticket) }); err != nil {
 		return nil, err
 	}
-	return &Backbone{newHandle(ticket, native.Polyad_backbone_release)}, nil
+	return newHandle(ticket, release), nil
 }
 
 func (b *Backbone) inner() *handle {

@@ -48,24 +48,15 @@ func OpenDatasetBytes(lines []byte, options *DatasetOptions) (*Dataset, error) {
 }
 
 func openDataset(options *DatasetOptions, call func(runtime uintptr, config string, out *uintptr) uintptr) (*Dataset, error) {
-	var config string
 	var wanted *Runtime
 	if options != nil {
-		text, err := configText(options)
-		if err != nil {
-			return nil, err
-		}
-		config, wanted = text, options.Runtime
+		wanted = options.Runtime
 	}
-	runtime, err := runtimeOf(wanted)
+	opened, err := openWith(wanted, options, native.Polyad_dataset_release, call)
 	if err != nil {
 		return nil, err
 	}
-	var ticket uintptr
-	if err := runtime.use(func(r uintptr) uintptr { return call(r, config, &ticket) }); err != nil {
-		return nil, err
-	}
-	return &Dataset{newHandle(ticket, native.Polyad_dataset_release)}, nil
+	return &Dataset{opened}, nil
 }
 
 func (d *Dataset) inner() *handle {
