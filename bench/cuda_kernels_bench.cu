@@ -328,7 +328,7 @@ void others() {
     };
     for (const Format& f : {Format{"q4_0", Quant::q4_0}, Format{"q4_k", Quant::q4_k},
                             Format{"q6_k", Quant::q6_k}, Format{"q8_0", Quant::q8_0}}) {
-        const cuda::BlockShape shape = cuda::block_shape(f.quant);
+        const BlockSize shape = cuda::block_shape(f.quant);
         const double bytes = static_cast<double>(n) * shape.bytes / shape.elements;
         double s = seconds([&](int) { op.dequantise_bf16(f.quant, packed.p, wide.at<uint16_t>(), n); });
         report(std::string("dequantise to bf16 ") + f.name, s, (bytes + 2.0 * n) / s / 1e9, "GB/s",

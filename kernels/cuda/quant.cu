@@ -14,7 +14,7 @@ struct Place {
     const uint8_t* block;
     int part;
 };
-__device__ __forceinline__ Place place_of(const uint8_t* src, BlockShape shape, int64_t group) {
+__device__ __forceinline__ Place place_of(const uint8_t* src, BlockSize shape, int64_t group) {
     const int parts = shape.elements / 8;
     return {src + group / parts * shape.bytes, static_cast<int>(group % parts)};
 }
@@ -34,7 +34,7 @@ __device__ __forceinline__ void store_eight(T* to, bool aligned, const float* w)
 template <class T>
 __device__ __forceinline__ void expand_run(Quant quant, const uint8_t* src, int64_t n, int64_t first,
                                            int64_t step, bool aligned, T* y) {
-    const BlockShape shape = block_shape(quant);
+    const BlockSize shape = block_shape(quant);
     for (int64_t g = first; g < n / 8; g += step) {
         const Place place = place_of(src, shape, g);
         float w[8];
@@ -75,7 +75,7 @@ __global__ void __launch_bounds__(threads)
     if (r >= rows) return;
     const int lane = threadIdx.x % 32;
     const uint8_t* src = matrix + (source_row ? source_row[r] : r) * row_bytes;
-    const BlockShape shape = block_shape(quant);
+    const BlockSize shape = block_shape(quant);
     float sums[Tokens] = {};
 #pragma unroll 2
     for (int g = lane; g < columns / 8; g += 32) {
@@ -112,14 +112,14 @@ __global__ void __launch_bounds__(threads)
     }
 }
 
-BlockShape known_shape(Quant quant, int64_t n) {
-    const BlockShape shape = block_shape(quant);
+BlockSize known_shape(Quant quant, int64_t n) {
+    const BlockSize shape = block_shape(quant);
     if (shape.bytes == 0) fail("no block type has the number %d", static_cast<int>(quant));
     if (!is_plain(quant) && n % shape.elements != 0)
         fail("%lld weights are no whole blocks of %d", static_cast<long long>(n), shape.elements);
     return shape;
 }
-int64_t bytes_of(BlockShape shape, int64_t n) {
+int64_t bytes_of(BlockSize shape, int64_t n) {
     return n * shape.bytes / shape.elements;
 }
 

@@ -7,13 +7,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "kernels/op_table.h"
-
-#if defined(__CUDACC__)
-#define POLYAD_SHARED_CODE __host__ __device__ __forceinline__
-#else
-#define POLYAD_SHARED_CODE inline
-#endif
+#include "kernels/quant_format.h"
 
 namespace polyad::kernels::cuda {
 
@@ -97,56 +91,15 @@ POLYAD_SHARED_CODE int iq4_value(int code) {
     return static_cast<int8_t>((code < 8 ? low : high) >> (8 * (code & 7)) & 0xff);
 }
 
-/// 6-bit scale and minimum number j of a K block's 12 packed bytes.
-POLYAD_SHARED_CODE void scale_min_at(int j, const uint8_t* q, int& scale, int& minimum) {
-    if (j < 4) {
-        scale = q[j] & 63;
-        minimum = q[j + 4] & 63;
-    } else {
-        scale = (q[j + 4] & 15) | (q[j - 4] >> 6) << 4;
-        minimum = (q[j + 4] >> 4) | (q[j] >> 6) << 4;
-    }
-}
-
-struct BlockShape {
-    int elements, bytes;
-};
-/// Plain types count eight values as a block. {0, 0} for a number that is no type.
-POLYAD_SHARED_CODE BlockShape block_shape(Quant quant) {
-    switch (quant) {
-        case Quant::f32:
-            return {8, 32};
-        case Quant::f16:
-        case Quant::bf16:
-            return {8, 16};
-        case Quant::q4_0:
-        case Quant::iq4_nl:
-            return {32, 18};
-        case Quant::q4_1:
-            return {32, 20};
-        case Quant::q5_0:
-            return {32, 22};
-        case Quant::q5_1:
-            return {32, 24};
-        case Quant::q8_0:
-            return {32, 34};
-        case Quant::q2_k:
-            return {256, 84};
-        case Quant::q3_k:
-            return {256, 110};
-        case Quant::q4_k:
-            return {256, 144};
-        case Quant::q5_k:
-            return {256, 176};
-        case Quant::q6_k:
-            return {256, 210};
-        case Quant::iq4_xs:
-            return {256, 136};
-    }
-    return {0, 0};
-}
 POLYAD_SHARED_CODE bool is_plain(Quant quant) {
     return quant == Quant::f32 || quant == Quant::f16 || quant == Quant::bf16;
+}
+
+/// Plain types count eight values as a block: what one thread expands. {0, 0} for a number that is no type.
+POLYAD_SHARED_CODE BlockSize block_shape(Quant quant) {
+    const BlockSize size = block_of(quant);
+    if (size.bytes == 0) return {0, 0};
+    return is_plain(quant) ? BlockSize{8 * size.elements, 8 * size.bytes} : size;
 }
 /// Value i of a plain type.
 POLYAD_SHARED_CODE float plain_value(Quant quant, const uint8_t* p, int64_t i) {
@@ -227,7 +180,7 @@ POLYAD_SHARED_CODE void expand_eight(Quant quant, const uint8_t* p, int j, float
         case Quant::q4_k: {  // d, dmin, scales[12], qs[128]
             const int number = j / 4;
             int s, m;
-            scale_min_at(number, p + 4, s, m);
+            scale_min(number, p + 4, s, m);
             const float scale = product(half_at(p), as_float(s)),
                         minimum = product(half_at(p + 2), as_float(m));
             const Eight q = eight_at(p + 16 + 32 * (number / 2) + j % 4 * 8);
@@ -238,7 +191,7 @@ POLYAD_SHARED_CODE void expand_eight(Quant quant, const uint8_t* p, int j, float
         case Quant::q5_k: {  // d, dmin, scales[12], qh[32], qs[128]
             const int number = j / 4, at = j % 4 * 8;
             int s, m;
-            scale_min_at(number, p + 4, s, m);
+            scale_min(number, p + 4, s, m);
             const float scale = product(half_at(p), as_float(s)),
                         minimum = product(half_at(p + 2), as_float(m));
             const Eight q = eight_at(p + 48 + 32 * (number / 2) + at), upper = eight_at(p + 16 + at);

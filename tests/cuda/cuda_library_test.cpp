@@ -50,7 +50,7 @@ TEST(CudaSharedCode, BlocksExpandAsOnTheCpu) {
     std::mt19937_64 random(5);
     for (const int number : {0, 1, 2, 3, 6, 7, 8, 10, 11, 12, 13, 14, 20, 23, 30}) {
         const auto quant = static_cast<Quant>(number);
-        const cuda::BlockShape shape = cuda::block_shape(quant);
+        const BlockSize shape = cuda::block_shape(quant);
         ASSERT_GT(shape.bytes, 0);
         const int blocks = 200;
         std::vector<uint8_t> data(static_cast<size_t>(blocks * shape.bytes));

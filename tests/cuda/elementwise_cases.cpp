@@ -115,7 +115,7 @@ constexpr Quant formats[] = {Quant::f32,  Quant::f16,  Quant::bf16, Quant::q4_0,
 
 /// Random blocks whose half-precision fields are moderate numbers.
 std::vector<uint8_t> random_blocks(Quant quant, int64_t n, std::mt19937_64& random) {
-    const cuda::BlockShape shape = cuda::block_shape(quant);
+    const BlockSize shape = cuda::block_shape(quant);
     std::vector<uint8_t> out(static_cast<size_t>(n * shape.bytes / shape.elements));
     for (uint8_t& byte : out) byte = static_cast<uint8_t>(random());
     const auto moderate = [&](size_t at) {  // 2^-7 to 2, either sign

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "kernels/op_table.h"
+#include "kernels/quant_format.h"
 
 #if defined(__F16C__)
 #include <immintrin.h>
@@ -52,54 +52,5 @@ inline uint32_t word(const uint8_t* p) {
 // Non-linear 4-bit code book of the IQ4 formats.
 inline constexpr int8_t iq4_values[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
                                           1,    13,   25,  38,  53,  69,  89,  113};
-
-// 6-bit scale and minimum number j of a K block's 12 packed bytes.
-inline void scale_min(int j, const uint8_t* q, int& scale, int& minimum) {
-    if (j < 4) {
-        scale = q[j] & 63;
-        minimum = q[j + 4] & 63;
-    } else {
-        scale = (q[j + 4] & 15) | (q[j - 4] >> 6) << 4;
-        minimum = (q[j + 4] >> 4) | (q[j] >> 6) << 4;
-    }
-}
-
-/// Elements and bytes of a format's block.
-struct BlockSize {
-    int elements, bytes;
-};
-inline BlockSize block_of(Quant quant) {
-    switch (quant) {
-        case Quant::f32:
-            return {1, 4};
-        case Quant::f16:
-        case Quant::bf16:
-            return {1, 2};
-        case Quant::q4_0:
-        case Quant::iq4_nl:
-            return {32, 18};
-        case Quant::q4_1:
-            return {32, 20};
-        case Quant::q5_0:
-            return {32, 22};
-        case Quant::q5_1:
-            return {32, 24};
-        case Quant::q8_0:
-            return {32, 34};
-        case Quant::q2_k:
-            return {256, 84};
-        case Quant::q3_k:
-            return {256, 110};
-        case Quant::q4_k:
-            return {256, 144};
-        case Quant::q5_k:
-            return {256, 176};
-        case Quant::q6_k:
-            return {256, 210};
-        case Quant::iq4_xs:
-            return {256, 136};
-    }
-    return {1, 0};
-}
 
 }  // namespace polyad::kernels::POLYAD_ISA
