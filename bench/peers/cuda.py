@@ -52,21 +52,9 @@ def make_rows(file, rows, mean, vocab):
     return out
 
 
-def right_padded(rows):
-    longest = max(len(row["tokens"]) for row in rows)
-    ids = torch.zeros(len(rows), longest, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    labels = torch.full_like(ids, -100)
-    for i, row in enumerate(rows):
-        tokens = torch.tensor(row["tokens"])
-        ids[i, : len(tokens)] = tokens
-        mask[i, : len(tokens)] = 1
-        labels[i, row["prompt"]: len(tokens)] = tokens[row["prompt"]:]
-    return ids.cuda(), mask.cuda(), labels.cuda()
-
-
 def peft_train(folder, rows, method, pure, steps, warmup):
     import peft
+    from peft_train import right_padded
     tasks = torch.tensor([row["task"] for row in rows]).cuda()
     common = dict(r=8, target_modules=LINEARS, task_type="CAUSAL_LM")
     config = (peft.LoraConfig(lora_alpha=16, lora_dropout=0.0, **common) if method == "lora" else
@@ -76,7 +64,7 @@ def peft_train(folder, rows, method, pure, steps, warmup):
     model.config.use_cache = False
     model.train()
     optimiser = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, fused=True)
-    ids, mask, labels = right_padded(rows)
+    ids, mask, labels = (tensor.cuda() for tensor in right_padded(rows))
     extra = {"task_ids": tasks} if method == "poly" else {}
     seconds = []
     for step in range(warmup + steps):

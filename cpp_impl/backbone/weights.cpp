@@ -15,6 +15,8 @@ namespace {
 
 // Rows a thread expands at a time: large enough to hide the hand-over, small enough to balance.
 constexpr int64_t rows_per_task = 64;
+// Tokens that read packed weights; beyond, the dense product's arithmetic is cheaper than expanding again.
+constexpr int64_t few = 16;
 
 /// This thread's buffer for a packed matrix; it grows to the largest one and stays.
 at::Tensor scratch_matrix(at::Device device, at::ScalarType dtype, int64_t rows, int64_t columns) {
@@ -113,7 +115,6 @@ at::Tensor FrozenMatrix::expand(int64_t begin, int64_t end, bool scratch) const 
 }
 
 std::optional<kernels::PanelBranch> FrozenMatrix::panels(int64_t tokens) const {
-    constexpr int64_t few = 16;  // beyond, the dense product's arithmetic is cheaper than expanding again
     if (tokens > few || !on_cpu() || stored_.data.size() == 0) return std::nullopt;
     const kernels::Quant quant = quant_of(stored_.dtype);
     std::call_once(panels_made_, [&] {
@@ -134,7 +135,6 @@ std::optional<kernels::PanelBranch> FrozenMatrix::panels(int64_t tokens) const {
 
 at::Tensor FrozenMatrix::multiply(const at::Tensor& x) const {
     at::Tensor y = at::empty({x.size(0), rows_}, x.options());
-    constexpr int64_t few = 16;
     if (blocks_.defined() && block_elements(stored_.dtype) > 1 && x.size(0) <= few)
         ops_on(device_).multiply_packed(quant_of(stored_.dtype), blocks_.const_data_ptr(), nullptr,
                                         float_of(x.scalar_type()), x.const_data_ptr(), x.size(0), rows_,
