@@ -22,10 +22,11 @@ say() { printf 'bench: %s\n' "$*" >&2; }
 part() { [[ $parts == *" $1 "* ]]; }
 peers() { [[ ${PEERS:-1} != 0 ]]; }
 
-scripts/build.sh bench train_bench generate_bench kernels_bench $(! part serve || echo serve_bench)
+programs=(train_bench generate_bench kernels_bench serve_bench)
+scripts/build.sh bench "${programs[@]}"
 bin=build/bin-bench
 mkdir -p "$bin"
-for name in train_bench generate_bench kernels_bench serve_bench; do
+for name in "${programs[@]}"; do
     ln -sf "$(realpath "$(find build/release -type f -name $name -perm -u+x | head -n 1)")" "$bin/$name"
 done
 
