@@ -76,7 +76,7 @@ MACRO(polyad_request)
 
 %define %polyad_struct(TYPE)
 %ignore TYPE::struct_size;
-%ignore TYPE##_init;
+%ignore TYPE##_init_sized;
 %nodefaultctor TYPE;
 %nodefaultdtor TYPE;
 %extend TYPE {

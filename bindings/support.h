@@ -28,11 +28,8 @@ typedef union polyad_kept_head {
     int64_t align_int;
 } polyad_kept_head; /* the struct follows */
 
-/* The library's _init writes the struct as the library knows it, which in a newer one is longer than here. */
-enum { polyad_struct_growth = 1024 };
-
 static void *polyad_binding_allocate(size_t size) {
-    polyad_kept_head *head = (polyad_kept_head *)calloc(1, sizeof(polyad_kept_head) + size + polyad_struct_growth);
+    polyad_kept_head *head = (polyad_kept_head *)calloc(1, sizeof(polyad_kept_head) + size);
     return head ? head + 1 : NULL;
 }
 

@@ -62,15 +62,24 @@ std::string_view byte_view(const void* data, size_t size, const char* name);
 polyad_text* make_text(std::string value);
 polyad_text* make_text(const Json& value);
 
+/// Fills as much of a struct as its caller knows; what it knows beyond this library is zero.
+template <class Struct>
+void init_struct(Struct* to, size_t struct_size, const Struct& defaults) {
+    if (!to || struct_size < sizeof(size_t)) return;
+    std::memset(static_cast<void*>(to), 0, struct_size);
+    std::memcpy(static_cast<void*>(to), &defaults, std::min(struct_size, sizeof(Struct)));
+    to->struct_size = struct_size;
+}
+
 /// How many of a caller's struct bytes this library and the caller both know.
 template <class Struct>
-Struct read_struct(const Struct* from, void (*init)(Struct*), const char* name) {
+Struct read_struct(const Struct* from, void (*init)(Struct*, size_t), const char* name) {
     Struct out;
-    init(&out);
+    init(&out, sizeof out);
     if (!from) return out;
     if (from->struct_size < sizeof(size_t))
         fail(Code::invalid_argument, name, ".struct_size is ", from->struct_size,
-             ": call its _init function first");
+             ": call its _init first");
     const size_t size = std::min(from->struct_size, sizeof(Struct));
     std::memcpy(static_cast<void*>(&out), from, size);
     out.struct_size = size;
@@ -82,7 +91,7 @@ template <class Struct>
 void check_struct(const Struct* to, const char* name) {
     if (to && to->struct_size < sizeof(size_t))
         fail(Code::invalid_argument, name, ".struct_size is ", to->struct_size,
-             ": call its _init function first");
+             ": call its _init first");
 }
 
 template <class Struct>
@@ -90,7 +99,7 @@ void write_struct(Struct* to, Struct value, const char* name) {
     if (!to) return;
     if (to->struct_size < sizeof(size_t))
         fail(Code::invalid_argument, name, ".struct_size is ", to->struct_size,
-             ": call its _init function first");
+             ": call its _init first");
     const size_t size = std::min(to->struct_size, sizeof(Struct));
     value.struct_size = to->struct_size;
     std::memcpy(static_cast<void*>(to), &value, size);

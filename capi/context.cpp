@@ -64,14 +64,14 @@ int32_t polyad_has_feature(const char* name) {
     }
 }
 
-void polyad_context_options_init(polyad_context_options* options) {
-    if (options) *options = {sizeof(polyad_context_options), 0, nullptr, 0, nullptr};
+void polyad_context_options_init_sized(polyad_context_options* options, size_t struct_size) {
+    init_struct(options, struct_size, polyad_context_options{});
 }
 
 polyad_status* polyad_context_create(const polyad_context_options* options, polyad_context** context) {
     return guarded([&] {
         clear_out(context, "context");
-        const auto o = read_struct(options, polyad_context_options_init, "polyad_context_options");
+        const auto o = read_struct(options, polyad_context_options_init_sized, "polyad_context_options");
         if (o.threads < 0 || o.threads > max_threads)
             fail(Code::invalid_argument, "threads is ", o.threads, ", allowed: 0 (automatic) to ",
                  max_threads);

@@ -79,36 +79,34 @@ RequestOptions from_c(const polyad_request_options& o) {
 
 }  // namespace
 
-void polyad_engine_options_init(polyad_engine_options* options) {
-    if (!options) return;
+void polyad_engine_options_init_sized(polyad_engine_options* options, size_t struct_size) {
     const EngineOptions defaults;
-    *options = polyad_engine_options{};
-    options->struct_size = sizeof *options;
-    options->max_batch = defaults.max_batch;
-    options->max_queue = defaults.max_queue;
-    options->max_context = defaults.max_context;
-    options->memory_budget = defaults.memory_budget;
-    options->prefix_cache = defaults.prefix_cache;
-    options->merge_hot_task = defaults.merge_hot_task;
+    polyad_engine_options o{};
+    o.max_batch = defaults.max_batch;
+    o.max_queue = defaults.max_queue;
+    o.max_context = defaults.max_context;
+    o.memory_budget = defaults.memory_budget;
+    o.prefix_cache = defaults.prefix_cache;
+    o.merge_hot_task = defaults.merge_hot_task;
+    init_struct(options, struct_size, o);
 }
 
-void polyad_request_options_init(polyad_request_options* options) {
-    if (!options) return;
+void polyad_request_options_init_sized(polyad_request_options* options, size_t struct_size) {
     const SamplingOptions defaults;
-    *options = polyad_request_options{};
-    options->struct_size = sizeof *options;
-    options->max_tokens = defaults.max_tokens;
-    options->temperature = defaults.temperature;
-    options->top_k = defaults.top_k;
-    options->top_p = defaults.top_p;
-    options->repetition_penalty = defaults.repetition_penalty;
+    polyad_request_options o{};
+    o.max_tokens = defaults.max_tokens;
+    o.temperature = defaults.temperature;
+    o.top_k = defaults.top_k;
+    o.top_p = defaults.top_p;
+    o.repetition_penalty = defaults.repetition_penalty;
+    init_struct(options, struct_size, o);
 }
 
 polyad_status* polyad_engine_create(polyad_backbone* backbone, const polyad_engine_options* options,
                                     polyad_engine** engine) {
     return guarded([&] {
         clear_out(engine, "engine");
-        const auto o = read_struct(options, polyad_engine_options_init, "polyad_engine_options");
+        const auto o = read_struct(options, polyad_engine_options_init_sized, "polyad_engine_options");
         if (o.threads < 0 || o.threads > max_threads)
             fail(Code::invalid_argument, "threads: ", o.threads, " is out of range, allowed: 0 to ",
                  max_threads);
@@ -162,7 +160,7 @@ polyad_status* polyad_engine_submit(polyad_engine* engine, const polyad_request_
         clear_out(request, "request");
         const auto object = get(engine);
         if (!options) fail(Code::invalid_argument, "'options' is NULL");
-        const auto o = read_struct(options, polyad_request_options_init, "polyad_request_options");
+        const auto o = read_struct(options, polyad_request_options_init_sized, "polyad_request_options");
         auto submitted = object->engine->submit(from_c(o));
         *request = wrap<polyad_request>(
             std::shared_ptr<RequestObject>(new RequestObject{object, std::move(submitted)}));

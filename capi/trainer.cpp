@@ -48,8 +48,8 @@ polyad_progress to_c(const Progress& p) {
 
 }  // namespace
 
-void polyad_progress_init(polyad_progress* progress) {
-    if (progress) *progress = empty_progress();
+void polyad_progress_init_sized(polyad_progress* progress, size_t struct_size) {
+    init_struct(progress, struct_size, empty_progress());
 }
 
 polyad_status* polyad_trainer_create(polyad_skillset* skillset, const polyad_dataset* dataset,

@@ -6,6 +6,39 @@
 
 #define MODEL POLYAD_SHARED_DIR "/fixtures/gguf/tiny_llama.gguf"
 
+/* A caller that was compiled against an older header has a smaller struct: nothing behind it is touched, nothing of it is left out. */
+static void older_structs(void) {
+    union {
+        polyad_request_options request;
+        polyad_engine_options engine;
+        polyad_progress progress;
+        unsigned char bytes[sizeof(polyad_request_options) + 64];
+    } memory;
+    size_t known, i;
+    const size_t sizes[] = {0, sizeof(size_t) - 1, sizeof(size_t), offsetof(polyad_request_options, temperature),
+                            offsetof(polyad_request_options, ignore_eos), sizeof(polyad_request_options),
+                            sizeof(polyad_request_options) + 32};
+    for (i = 0; i < sizeof sizes / sizeof *sizes; ++i) {
+        size_t byte;
+        known = sizes[i];
+        memset(&memory, 0x5a, sizeof memory);
+        polyad_request_options_init_sized(&memory.request, known);
+        if (known < sizeof(size_t)) known = 0;
+        else EXPECT(memory.request.struct_size == known);
+        for (byte = known; byte < sizeof memory; ++byte) EXPECT(memory.bytes[byte] == 0x5a);
+        if (known > offsetof(polyad_request_options, temperature)) EXPECT(memory.request.max_tokens == 64);
+        for (byte = sizeof(polyad_request_options); byte < known; ++byte) EXPECT(memory.bytes[byte] == 0);
+    }
+    memset(&memory, 0x5a, sizeof memory);
+    polyad_engine_options_init_sized(&memory.engine, offsetof(polyad_engine_options, max_context));
+    EXPECT(memory.engine.max_batch == 16 && memory.engine.max_context == 0x5a5a5a5a);
+    memset(&memory, 0x5a, sizeof memory);
+    polyad_progress_init_sized(&memory.progress, offsetof(polyad_progress, epoch));
+    EXPECT(memory.progress.total_steps == 0 && memory.bytes[offsetof(polyad_progress, epoch)] == 0x5a);
+    polyad_progress_init_sized(NULL, sizeof memory.progress);
+    polyad_context_options_init_sized(NULL, 0);
+}
+
 static void before_anything_is_open(void) {
     polyad_context *context = (polyad_context *)1;
     polyad_backbone *model = (polyad_backbone *)1;
@@ -60,7 +93,7 @@ static void with_a_model(polyad_context *context, polyad_backbone *model) {
     static const char bad_row[] = "{\"task\": \"t\", \"input\": 7}\n";
     static const char not_utf8[] = "{\"task\": \"t\", \"input\": \"\xff\", \"output\": \"b\"}\n";
     float buffer[4] = {0};
-    int32_t ids[2] = {1, 1 << 30};
+    int32_t ids[2] = {1, 1 << 30}, busy;
     size_t count;
 
     REFUSED(polyad_backbone_open(context, NULL, NULL, &none), POLYAD_INVALID_ARGUMENT, "path");
@@ -108,7 +141,7 @@ static void with_a_model(polyad_context *context, polyad_backbone *model) {
 
     REFUSED(polyad_trainer_create(skills, data, "{\"learning_rate\": -1}", &trainer), POLYAD_INVALID_CONFIG, "learning_rate");
     REFUSED(polyad_trainer_create(skills, data, "{\"lr\": 1}", &trainer), POLYAD_INVALID_CONFIG, "learning_rate");
-    WORKS(polyad_trainer_create(skills, data, "{\"max_steps\": 2, \"batch_size\": 1}", &trainer));
+    WORKS(polyad_trainer_create(skills, data, "{\"max_steps\": 3, \"batch_size\": 1}", &trainer));
     memset(&p, 0, sizeof p);
     REFUSED(polyad_trainer_step(trainer, &p), POLYAD_INVALID_ARGUMENT, "struct_size");
     REFUSED(polyad_trainer_resume(trainer, "/nosuch.checkpoint"), POLYAD_NOT_FOUND, "nosuch");
@@ -145,6 +178,24 @@ static void with_a_model(polyad_context *context, polyad_backbone *model) {
     o.struct_size = 3;
     REFUSED(polyad_engine_submit(engine, &o, &request), POLYAD_INVALID_ARGUMENT, "struct_size");
 
+    /* An older caller's structs, which end in the middle: what follows them is neither read nor written. */
+    memset(&o, 0x5a, sizeof o);
+    polyad_request_options_init_sized(&o, offsetof(polyad_request_options, temperature));
+    o.skillset = "lora";
+    o.task = "t";
+    o.prompt = "x";
+    o.max_tokens = 2;
+    WORKS(polyad_engine_submit(engine, &o, &request));
+    do WORKS(polyad_engine_step(engine, &busy)); while (busy);
+    WORKS(polyad_request_result(request, &text));
+    EXPECT(strstr(polyad_text_data(text), "\"finish_reason\":\"max_tokens\"") != NULL);
+    polyad_text_release(text);
+    polyad_request_release(request);
+    memset(&p, 0x5a, sizeof p);
+    polyad_progress_init_sized(&p, offsetof(polyad_progress, loss));
+    WORKS(polyad_trainer_step(trainer, &p));
+    EXPECT(p.step == 2 && p.total_steps == 3 && memcmp(&p.loss, "ZZZZZZZZ", 8) == 0);
+
     polyad_skillset_release(skills);
     polyad_skillset_release(skills); /* twice: ignored, the trainer keeps what it needs */
     REFUSED(polyad_skillset_save(skills, "x.polyad"), POLYAD_INVALID_ARGUMENT, "released");
@@ -159,6 +210,7 @@ int main(void) {
     polyad_context *context;
     polyad_backbone *model;
     FILE *file = fopen(MODEL, "rb");
+    older_structs();
     if (!file) return skip("the shared fixtures are not here (" MODEL ")");
     fclose(file);
     before_anything_is_open();

@@ -37,8 +37,8 @@
  *     returns come as polyad_text, owned by the caller.
  *  6. Method, training and evaluation options are JSON, checked against a schema: an unknown key, a wrong type or a value out
  *     of range is POLYAD_INVALID_CONFIG naming the key and what is allowed. NULL or "" means all defaults. docs/configuration.md
- *     lists every key. Hot-path options are structs that begin with struct_size and have an _init function; a caller compiled
- *     against an older, smaller struct keeps working.
+ *     lists every key. Hot-path options are structs that begin with struct_size and have an _init macro, which tells the library
+ *     how much of the struct the caller knows; a caller compiled against an older, smaller struct keeps working.
  *  7. Token ids are int32_t. Float buffers are float32 and belong to the host. Whatever loads from a path also loads from memory.
  *  8. The library never aborts, prints, installs signal handlers or lets an exception out. It reads the environment variables
  *     OMP_NUM_THREADS (by OpenMP), POLYAD_ISA (kernel set: portable, avx2, avx512) and, once a CUDA device is asked for,
@@ -155,7 +155,8 @@ typedef struct polyad_context_options {
     uint64_t memory_budget;
     void *stream; /* CUDA: a cudaStream_t of the host's that all work is queued on, in order; NULL = the default stream. Outlives the context. */
 } polyad_context_options;
-POLYAD_API void polyad_context_options_init(polyad_context_options *options);
+POLYAD_API void polyad_context_options_init_sized(polyad_context_options *options, size_t struct_size);
+#define polyad_context_options_init(options) polyad_context_options_init_sized((options), sizeof *(options))
 
 /* `options` may be NULL. A CUDA device loads libpolyad_cuda.so and LibTorch's libtorch_cuda.so; nothing else ever does. Ask for it before this
  * process trains anything on the CPU. Errors: INVALID_CONFIG (device is no such name), INVALID_ARGUMENT (no such index), UNSUPPORTED (no driver or
@@ -334,7 +335,8 @@ typedef struct polyad_progress {
     int32_t done;                 /* 1 when nothing is left to do */
     int32_t stopped_early;        /* 1 when validation stopped improving */
 } polyad_progress;
-POLYAD_API void polyad_progress_init(polyad_progress *progress);
+POLYAD_API void polyad_progress_init_sized(polyad_progress *progress, size_t struct_size);
+#define polyad_progress_init(progress) polyad_progress_init_sized((progress), sizeof *(progress))
 
 /* config: {"epochs" | "max_steps", "batch_size", "learning_rate", "router_learning_rate", "schedule", "warmup_ratio", "seed", ...}.
  * Errors: INVALID_CONFIG, BAD_DATA (empty task, answer too long), UNKNOWN_TASK (dataset task the skillset lacks). Since 0.1. */
@@ -410,7 +412,8 @@ typedef struct polyad_engine_options {
     int32_t merge_hot_task; /* 1: a task that is all the traffic for a while is merged into a copy of the weights, which costs that copy's
                                memory (counted in the budget) and speeds it up where weights are expanded; 0 (default): never */
 } polyad_engine_options;
-POLYAD_API void polyad_engine_options_init(polyad_engine_options *options);
+POLYAD_API void polyad_engine_options_init_sized(polyad_engine_options *options, size_t struct_size);
+#define polyad_engine_options_init(options) polyad_engine_options_init_sized((options), sizeof *(options))
 
 /* `options` may be NULL. Since 0.1. */
 POLYAD_API POLYAD_MUST_USE polyad_status *polyad_engine_create(polyad_backbone *backbone, const polyad_engine_options *options,
@@ -449,7 +452,8 @@ typedef struct polyad_request_options {
     double timeout;           /* seconds from submit after which it ends as POLYAD_REQUEST_EXPIRED; 0 = never (default) */
     int32_t priority;         /* waiting requests of a higher priority come first; default 0. Within one priority the tasks take turns */
 } polyad_request_options;
-POLYAD_API void polyad_request_options_init(polyad_request_options *options);
+POLYAD_API void polyad_request_options_init_sized(polyad_request_options *options, size_t struct_size);
+#define polyad_request_options_init(options) polyad_request_options_init_sized((options), sizeof *(options))
 
 typedef enum polyad_request_state {
     POLYAD_REQUEST_WAITING = 0,
