@@ -24,7 +24,12 @@ void log(LogLevel level, std::string_view message) {
         std::lock_guard lock(sink_mutex);
         sink = current_sink;
     }
-    if (sink) (*sink)(level, message);
+    if (!sink) return;
+    try {
+        (*sink)(level, message);
+    } catch (...) {
+        // The host's own: what it throws there is no failure of the call that had something to say.
+    }
 }
 
 }  // namespace polyad

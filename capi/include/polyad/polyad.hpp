@@ -51,6 +51,15 @@ inline std::string take(polyad_text* text) {
     return out;
 }
 
+/// A name, path or JSON text for the C interface, where NUL ends it: Error if it holds one.
+inline const char* c_string(const std::string& text) {
+    const size_t nul = text.find('\0');
+    if (nul != std::string::npos)
+        throw Error(POLYAD_INVALID_ARGUMENT, "a name, path or JSON text holds the character NUL",
+                    ("byte " + std::to_string(nul)).c_str());
+    return text.c_str();
+}
+
 /// A counted reference; copying retains.
 template <class T, T* (*Retain)(T*), void (*Release)(T*)>
 class Handle {
@@ -87,7 +96,7 @@ class Context : public Handle<polyad_context, polyad_context_retain, polyad_cont
 class Backbone : public Handle<polyad_backbone, polyad_backbone_retain, polyad_backbone_release> {
   public:
     Backbone(const Context& context, const std::string& path, const std::string& options_json = {}) {
-        check(polyad_backbone_open(context.get(), path.c_str(), options_json.c_str(), &handle_));
+        check(polyad_backbone_open(context.get(), c_string(path), c_string(options_json), &handle_));
     }
     std::string info() const {
         polyad_text* json;
@@ -111,12 +120,12 @@ class Backbone : public Handle<polyad_backbone, polyad_backbone_retain, polyad_b
 class Dataset : public Handle<polyad_dataset, polyad_dataset_retain, polyad_dataset_release> {
   public:
     Dataset(const Context& context, const std::string& path, const std::string& options_json = {}) {
-        check(polyad_dataset_open(context.get(), path.c_str(), options_json.c_str(), &handle_));
+        check(polyad_dataset_open(context.get(), c_string(path), c_string(options_json), &handle_));
     }
     static Dataset from_jsonl(const Context& context, std::string_view lines,
                               const std::string& options_json = {}) {
         Dataset out;
-        check(polyad_dataset_open_memory(context.get(), lines.data(), lines.size(), options_json.c_str(),
+        check(polyad_dataset_open_memory(context.get(), lines.data(), lines.size(), c_string(options_json),
                                          &out.handle_));
         return out;
     }
@@ -133,18 +142,19 @@ class Dataset : public Handle<polyad_dataset, polyad_dataset_retain, polyad_data
 class Skillset : public Handle<polyad_skillset, polyad_skillset_retain, polyad_skillset_release> {
   public:
     Skillset(const Backbone& backbone, const Dataset& tasks, const std::string& config_json) {
-        check(polyad_skillset_create(backbone.get(), tasks.get(), config_json.c_str(), &handle_));
+        check(polyad_skillset_create(backbone.get(), tasks.get(), c_string(config_json), &handle_));
     }
     static Skillset load(const Backbone& backbone, const std::string& path) {
         Skillset out;
-        check(polyad_skillset_load(backbone.get(), path.c_str(), &out.handle_));
+        check(polyad_skillset_load(backbone.get(), c_string(path), &out.handle_));
         return out;
     }
     /// A Hugging Face PEFT folder.
     static Skillset import_peft(const Backbone& backbone, const std::string& path,
                                 const std::string& options_json = {}) {
         Skillset out;
-        check(polyad_skillset_import_peft(backbone.get(), path.c_str(), options_json.c_str(), &out.handle_));
+        check(polyad_skillset_import_peft(backbone.get(), c_string(path), c_string(options_json),
+                                          &out.handle_));
         return out;
     }
     /// Several of them, side by side or merged ("combination" in the options).
@@ -152,24 +162,24 @@ class Skillset : public Handle<polyad_skillset, polyad_skillset_retain, polyad_s
                                     const std::string& options_json = {}) {
         Skillset out;
         std::vector<const char*> names;
-        for (const std::string& path : paths) names.push_back(path.c_str());
+        for (const std::string& path : paths) names.push_back(c_string(path));
         check(polyad_skillset_import_peft_set(backbone.get(), names.data(), names.size(),
-                                              options_json.c_str(), &out.handle_));
+                                              c_string(options_json), &out.handle_));
         return out;
     }
     /// A new skillset from parts of this one (polyad_skillset_derive).
     Skillset derive(const std::string& options_json) const {
         Skillset out;
-        check(polyad_skillset_derive(handle_, options_json.c_str(), &out.handle_));
+        check(polyad_skillset_derive(handle_, c_string(options_json), &out.handle_));
         return out;
     }
-    void save(const std::string& path) const { check(polyad_skillset_save(handle_, path.c_str())); }
+    void save(const std::string& path) const { check(polyad_skillset_save(handle_, c_string(path))); }
     /// `task` null: the whole skillset.
     void export_peft(const char* task, const std::string& path, const std::string& options_json = {}) const {
-        check(polyad_skillset_export_peft(handle_, task, path.c_str(), options_json.c_str()));
+        check(polyad_skillset_export_peft(handle_, task, c_string(path), c_string(options_json)));
     }
     void export_gguf(const char* task, const std::string& path, const std::string& options_json = {}) const {
-        check(polyad_skillset_export_gguf(handle_, task, path.c_str(), options_json.c_str()));
+        check(polyad_skillset_export_gguf(handle_, task, c_string(path), c_string(options_json)));
     }
     std::string info() const {
         polyad_text* json;
@@ -179,7 +189,8 @@ class Skillset : public Handle<polyad_skillset, polyad_skillset_retain, polyad_s
     /// Routing statistics as JSON; methods that route by prompt or token need `tasks`.
     std::string routing(const Dataset* tasks = nullptr, const std::string& options_json = {}) const {
         polyad_text* json;
-        check(polyad_skillset_routing(handle_, tasks ? tasks->get() : nullptr, options_json.c_str(), &json));
+        check(
+            polyad_skillset_routing(handle_, tasks ? tasks->get() : nullptr, c_string(options_json), &json));
         return take(json);
     }
     /// The sentence encoder of a MoR1E intuition, instead of opening the one its configuration names.
@@ -187,17 +198,17 @@ class Skillset : public Handle<polyad_skillset, polyad_skillset_retain, polyad_s
     /// Scores of a prompt's text against the clusters; empty without an intuition.
     std::vector<float> intuition(const std::string& instruction, const std::string& input) const {
         size_t count = 0;
-        check(polyad_skillset_intuition(handle_, instruction.c_str(), input.c_str(), nullptr, 0, &count));
+        check(polyad_skillset_intuition(handle_, c_string(instruction), c_string(input), nullptr, 0, &count));
         std::vector<float> scores(count);
-        check(polyad_skillset_intuition(handle_, instruction.c_str(), input.c_str(), scores.data(), count,
+        check(polyad_skillset_intuition(handle_, c_string(instruction), c_string(input), scores.data(), count,
                                         &count));
         return scores;
     }
     std::vector<float> task_weights(const std::string& task) const {
         size_t count = 0;
-        check(polyad_skillset_task_weights(handle_, task.c_str(), nullptr, 0, &count));
+        check(polyad_skillset_task_weights(handle_, c_string(task), nullptr, 0, &count));
         std::vector<float> weights(count);
-        check(polyad_skillset_task_weights(handle_, task.c_str(), weights.data(), count, &count));
+        check(polyad_skillset_task_weights(handle_, c_string(task), weights.data(), count, &count));
         return weights;
     }
 
@@ -208,7 +219,7 @@ class Skillset : public Handle<polyad_skillset, polyad_skillset_retain, polyad_s
 class Trainer : public Handle<polyad_trainer, polyad_trainer_retain, polyad_trainer_release> {
   public:
     Trainer(const Skillset& skills, const Dataset& tasks, const std::string& config_json = {}) {
-        check(polyad_trainer_create(skills.get(), tasks.get(), config_json.c_str(), &handle_));
+        check(polyad_trainer_create(skills.get(), tasks.get(), c_string(config_json), &handle_));
     }
     polyad_progress step() {
         polyad_progress progress;
@@ -218,9 +229,9 @@ class Trainer : public Handle<polyad_trainer, polyad_trainer_retain, polyad_trai
     }
     void cancel() { polyad_trainer_cancel(handle_); }
     void save_checkpoint(const std::string& path) {
-        check(polyad_trainer_save_checkpoint(handle_, path.c_str()));
+        check(polyad_trainer_save_checkpoint(handle_, c_string(path)));
     }
-    void resume(const std::string& path) { check(polyad_trainer_resume(handle_, path.c_str())); }
+    void resume(const std::string& path) { check(polyad_trainer_resume(handle_, c_string(path))); }
 };
 
 class Evaluator : public Handle<polyad_evaluator, polyad_evaluator_retain, polyad_evaluator_release> {
@@ -229,7 +240,7 @@ class Evaluator : public Handle<polyad_evaluator, polyad_evaluator_retain, polya
     Evaluator(const Backbone& backbone, const Skillset* skills, const Dataset& tasks,
               const std::string& config_json = {}) {
         check(polyad_evaluator_create(backbone.get(), skills ? skills->get() : nullptr, tasks.get(),
-                                      config_json.c_str(), &handle_));
+                                      c_string(config_json), &handle_));
     }
     polyad_progress step() {
         polyad_progress progress;
@@ -278,10 +289,10 @@ class Engine : public Handle<polyad_engine, polyad_engine_retain, polyad_engine_
         check(polyad_engine_create(backbone.get(), options, &handle_));
     }
     Engine& publish(const std::string& name, const Skillset& skills) {
-        check(polyad_engine_publish(handle_, name.c_str(), skills.get()));
+        check(polyad_engine_publish(handle_, c_string(name), skills.get()));
         return *this;
     }
-    void retire(const std::string& name) { check(polyad_engine_retire(handle_, name.c_str())); }
+    void retire(const std::string& name) { check(polyad_engine_retire(handle_, c_string(name))); }
     Request submit(const polyad_request_options& options) {
         polyad_request* request;
         check(polyad_engine_submit(handle_, &options, &request));
@@ -291,9 +302,9 @@ class Engine : public Handle<polyad_engine, polyad_engine_retain, polyad_engine_
     Request submit(const std::string& skillset, const std::string& task, std::string_view prompt) {
         polyad_request_options options;
         polyad_request_options_init(&options);
-        options.skillset = skillset.c_str();
-        options.task = task.c_str();
-        options.prompt = prompt.data();
+        options.skillset = c_string(skillset);
+        options.task = c_string(task);
+        options.prompt = prompt.empty() ? "" : prompt.data();  // a size of 0 means NUL-terminated
         options.prompt_size = prompt.size();
         return submit(options);
     }
