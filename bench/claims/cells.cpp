@@ -261,6 +261,24 @@ Json run_cell(const World& world, const Settings& settings, const Configuration&
     return out;
 }
 
+double training_rate(const World& world, const Settings& settings, const Configuration& configuration,
+                     int seed) {
+    const polyad::Skillset skills(world.model, world.train,
+                                  method_config(world, settings, configuration.method, seed, "").dump());
+    constexpr int steps = 6;
+    Json config = common_training(settings, seed);
+    config.update(Json::parse(configuration.training));
+    config["batch_size"] = settings.batch_size;
+    config["max_steps"] = 1 + steps;
+    polyad::Trainer trainer(skills, world.train, config.dump());
+    const int64_t first = trainer.step().tokens;  // first calls build caches
+    const auto begin = Clock::now();
+    polyad_progress p;
+    do p = trainer.step();
+    while (!p.done);
+    return static_cast<double>(p.tokens - first) / seconds_since(begin);
+}
+
 Json run_base(const World& world, const Settings& settings) {
     const auto begin = Clock::now();
     Json train = scores(world, nullptr, world.train, settings),

@@ -57,6 +57,10 @@ Speed measure_speed(const World& world, const Settings& settings, int seed);
 /// summary}.
 Json run_cell(const World& world, const Settings& settings, const Configuration& configuration, int seed,
               const std::filesystem::path& scratch);
+/// Tokens a second of training alone, over a few steps after a first one: for cells whose processes shared
+/// the machine.
+double training_rate(const World& world, const Settings& settings, const Configuration& configuration,
+                     int seed);
 /// The backbone alone, same prompts.
 Json run_base(const World& world, const Settings& settings);
 

@@ -30,7 +30,7 @@ struct Options {
     double budget = 0;
     int seeds = 1, eval_batch = 16;
     Json asked = Json::object();  ///< settings given by name
-    bool list = false, tables = false;
+    bool list = false, tables = false, rates = false;
 };
 
 /// A file of RUN that one process computes while others go on to the next.
@@ -284,6 +284,23 @@ int run(const Options& options) {
         return 0;
     }
 
+    if (options.rates) {
+        for (const Plan& plan : wanted) {
+            Json cell = read_json(plan.file(folder));
+            if (!cell.is_object() || cell.contains("error") ||
+                cell.value("identity", Json()) != identity(*plan.configuration, settings, about))
+                continue;
+            cell["tokens_per_second"] = training_rate(world, settings, *plan.configuration, plan.seed);
+            std::printf("%-18s seed %d  %.0f tokens/s\n", plan.configuration->name, plan.seed,
+                        cell["tokens_per_second"].get<double>());
+            std::fflush(stdout);
+            cell["machine"] = machine_name(options.places);
+            write_json(plan.file(folder), cell);
+        }
+        save();
+        return 0;
+    }
+
     const Json base_identity = {{"settings", settings.to_json()}, {"world", about}};
     const fs::path base_file = folder / "base.json";
     const auto has_base = [&] {
@@ -362,6 +379,8 @@ int main(int argc, char** argv) {
             "A setting (full size: " + what.dump() + ")");
     }
     app.add_flag("--tables", o.tables, "Only write the tables of the cells that are there");
+    app.add_flag("--rates", o.rates,
+                 "Measure the tokens/s of finished cells again, alone: after several processes shared a RUN");
     app.add_flag("--list", o.list, "Say what is compared");
     CLI11_PARSE(app, argc, argv);
     if (!o.precision.empty()) o.places.backbone["precision"] = o.precision;
