@@ -2,6 +2,7 @@
 #include "boundary.h"
 
 #include <exception>
+#include <filesystem>
 #include <new>
 
 #include "backbone/device_error.h"
@@ -58,6 +59,9 @@ polyad_status* status_from_current_exception() noexcept {
             return make_status(e.code(), e.what(), e.detail());
         } catch (const std::bad_alloc&) {
             return make_status(Code::out_of_memory, "out of memory", "");
+        } catch (const std::filesystem::filesystem_error& e) {
+            const std::string message = "the path cannot be used: " + e.code().message();
+            return make_status(Code::io_error, message.c_str(), e.path1().string().substr(0, 200));
         } catch (const std::exception& e) {
             if (const std::string sizes = out_of_device_memory(e); !sizes.empty())
                 return make_status(Code::out_of_memory, sizes.c_str(), "");

@@ -92,12 +92,17 @@ static void with_a_model(polyad_context *context, polyad_backbone *model) {
     static const char row[] = "{\"task\": \"t\", \"instruction\": \"i\", \"input\": \"a\", \"output\": \"b\", \"split\": \"train\"}\n";
     static const char bad_row[] = "{\"task\": \"t\", \"input\": 7}\n";
     static const char not_utf8[] = "{\"task\": \"t\", \"input\": \"\xff\", \"output\": \"b\"}\n";
+    static char endless[5000]; /* a path no system takes */
     float buffer[4] = {0};
     int32_t ids[2] = {1, 1 << 30}, busy;
     size_t count;
 
     REFUSED(polyad_backbone_open(context, NULL, NULL, &none), POLYAD_INVALID_ARGUMENT, "path");
     REFUSED(polyad_backbone_open(context, "/nosuch/model.gguf", NULL, &none), POLYAD_NOT_FOUND, "/nosuch/model.gguf");
+    memset(endless, 'x', sizeof endless - 1);
+    endless[sizeof endless - 1] = 0;
+    REFUSED(polyad_backbone_open(context, endless, NULL, &none), POLYAD_IO_ERROR, "too long");
+    REFUSED(polyad_dataset_open(context, endless, NULL, &data), POLYAD_IO_ERROR, "too long");
     REFUSED(polyad_backbone_open(context, MODEL, "{\"precison\": \"fp32\"}", &none), POLYAD_INVALID_CONFIG, "precison");
     REFUSED(polyad_backbone_open(context, MODEL, "{\"precision\": \"fp8\"}", &none), POLYAD_INVALID_CONFIG, "bf16");
     REFUSED(polyad_backbone_open(context, MODEL, "{\"precision\"", &none), POLYAD_INVALID_CONFIG, "JSON");
