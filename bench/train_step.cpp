@@ -3,11 +3,11 @@
 // the frozen weights' GEMMs alone (forward and input gradient of every linear, and the output head on answer
 // rows). Prints one JSON line in the form of peers/peft_train.py.
 #include <ATen/Parallel.h>
-#include <ATen/ops/from_blob.h>
-#include <ATen/ops/index_select.h>
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/randn.h>
 #include <malloc.h>
+#include <sys/resource.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -19,8 +19,10 @@
 #include "base/bytes.h"
 #include "base/error.h"
 #include "data/prompt.h"
+#include "data/sampler.h"
 #include "routing/skillset.h"
 #include "training/optimiser.h"
+#include "training/packed_forward.h"
 
 using namespace polyad;
 using Clock = std::chrono::steady_clock;
@@ -28,8 +30,10 @@ using Clock = std::chrono::steady_clock;
 namespace {
 
 struct Options {
-    std::string model, rows, write_rows, tasks, method = "lora", precision = "auto";
-    int rank = 8, steps = 3, warmup = 1, threads = 0, count = 8, target_tokens = 900;
+    std::string model, rows, write_rows, tasks, method = "lora", config = "{}", precision = "auto";
+    int rank = 0, steps = 3, warmup = 1, threads = 0, count = 8, target_tokens = 900, drawn = -1;
+    int64_t activation_mib = 0;
+    bool share = true, profile = false;
 };
 
 double seconds_since(Clock::time_point begin) {
@@ -51,6 +55,24 @@ void write_rows(const Options& o) {
         return a.instruction.size() < b.instruction.size();
     });
     Json rows = Json::array();
+    const auto add = [&](const EncodedExample& example, size_t task) {
+        std::vector<int32_t> tokens = example.prompt;
+        tokens.insert(tokens.end(), example.answer.begin(), example.answer.end());
+        rows.push_back({{"tokens", tokens}, {"prompt", example.prompt.size()}, {"task", task}});
+    };
+    if (o.drawn >= 0) {
+        std::map<int, size_t> number;  // tasks in the batch, in order of appearance
+        Sampler sampler(data.tasks(), Split::train,
+                        {SamplingStrategy::proportional, 2.0, static_cast<uint64_t>(o.drawn)});
+        for (const Draw& draw : sampler.next(o.count)) {
+            const Task& task = data.tasks()[static_cast<size_t>(draw.task)];
+            const Example& example = task.examples(Split::train)[static_cast<size_t>(draw.example)];
+            add(encoder.encode(task, example.input, example.outputs[static_cast<size_t>(draw.output)]),
+                number.try_emplace(draw.task, number.size()).first->second);
+        }
+        write_file_atomically(o.write_rows, Json{{"rows", rows}}.dump());
+        return;
+    }
     const int mean = o.target_tokens / o.count;
     for (const Task& task : tasks) {
         if (static_cast<int>(rows.size()) == o.count) break;
@@ -67,9 +89,7 @@ void write_rows(const Options& o) {
             best = std::move(row);
         }
         if (distance == INT32_MAX) continue;
-        std::vector<int32_t> tokens = best.prompt;
-        tokens.insert(tokens.end(), best.answer.begin(), best.answer.end());
-        rows.push_back({{"tokens", tokens}, {"prompt", best.prompt.size()}, {"task", rows.size()}});
+        add(best, rows.size());
     }
     write_file_atomically(o.write_rows, Json{{"rows", rows}}.dump());
 }
@@ -79,6 +99,31 @@ int64_t high_water_mark() {
     for (std::string line; std::getline(status, line);)
         if (line.rfind("VmHWM", 0) == 0) return std::stoll(line.substr(6)) * 1024;
     return 0;
+}
+
+int64_t page_faults() {
+    rusage usage{};
+    getrusage(RUSAGE_SELF, &usage);
+    return usage.ru_minflt;
+}
+
+/// The method's own defaults, --rank and --config over them; what a method cannot do without is made here.
+std::shared_ptr<Skillset> make_skillset(const Options& o, const std::shared_ptr<const Backbone>& backbone,
+                                        const std::vector<Task>& tasks) {
+    Json config = parse_json(o.config, "--config");
+    config["method"] = o.method;
+    if (o.rank > 0) config["rank"] = o.rank;
+    if (o.method == "pemt" && !config.contains("sources")) {
+        const std::string path = o.rows + ".pemt_source.polyad";
+        Skillset::create(backbone, tasks, {{"method", "pemt_source"}})->save(path);
+        config["sources"] = Json::array({path});
+    }
+    return Skillset::create(backbone, tasks, config);
+}
+
+double median(std::vector<double> values) {
+    std::sort(values.begin(), values.end());
+    return values.empty() ? 0.0 : values[values.size() / 2];
 }
 
 /// Seconds of the GEMMs nobody can avoid.
@@ -114,68 +159,79 @@ double gemm_bound(const Backbone& backbone, int64_t tokens, int64_t answers) {
 
 int run(const Options& o) {
     const Json file = parse_json(Bytes::map_file(o.rows).text(), o.rows);
-    std::vector<EncodedExample> examples;
-    std::vector<const EncodedExample*> pointers;
-    RouteInput route;
-    int64_t tokens = 0;
+    std::vector<TrainingRow> rows;
+    int64_t tokens = 0, inputs = 0;
     int tasks = 0;
     for (const Json& row : file.at("rows")) {
         const auto ids = row.at("tokens").get<std::vector<int32_t>>();
         const auto prompt = row.at("prompt").get<std::ptrdiff_t>();
-        examples.push_back({{ids.begin(), ids.begin() + prompt}, {ids.begin() + prompt, ids.end()}, 0});
-        route.task_ids.push_back(row.at("task").get<int>());
-        tasks = std::max(tasks, route.task_ids.back() + 1);
+        TrainingRow& out = rows.emplace_back();
+        out.example = std::make_shared<const EncodedExample>(
+            EncodedExample{{ids.begin(), ids.begin() + prompt}, {ids.begin() + prompt, ids.end()}, 0});
+        out.task = row.at("task").get<int>();
+        tasks = std::max(tasks, out.task + 1);
         tokens += static_cast<int64_t>(ids.size());
+        inputs += out.tokens();
     }
-    for (const EncodedExample& e : examples) pointers.push_back(&e);
-    const Batch batch = pack(pointers);
-    route.row_begin = batch.row_begin;
-    route.prompt_length = batch.prompt_length;
-    route.mode = Mode::train;
-    Generator noise(1);
-    route.noise = &noise;
 
     const auto backbone = open_backbone(o);
     std::vector<Task> names(static_cast<size_t>(tasks));
-    for (int t = 0; t < tasks; ++t) names[static_cast<size_t>(t)].name = text("task", t);
-    const auto skillset = Skillset::create(backbone, names, {{"method", o.method}, {"rank", o.rank}});
-    Optimiser optimiser(skillset->method().parameters(), {});
-    std::vector<int64_t> positions;
-    std::vector<int32_t> targets;
-    for (int i = 0; i < batch.size(); ++i)
-        if (batch.targets[static_cast<size_t>(i)] >= 0) {
-            positions.push_back(i);
-            targets.push_back(batch.targets[static_cast<size_t>(i)]);
-        }
-    const at::Tensor index =
-        at::from_blob(positions.data(), {static_cast<int64_t>(positions.size())}, at::kLong).clone();
+    for (int t = 0; t < tasks; ++t) {
+        names[static_cast<size_t>(t)].name = text("task", t);
+        names[static_cast<size_t>(t)].instruction = text("Do what task ", t, " asks for, in a few words.");
+    }
+    const auto skillset = make_skillset(o, backbone, names);
+    Method& method = skillset->method();
+    Optimiser optimiser(method.parameters(), {});
+    Generator noise(1);
 
     malloc_trim(0);
     std::ofstream("/proc/self/clear_refs") << "5";
-    std::vector<double> seconds;
+    std::vector<double> seconds, forward_seconds, backward_seconds, update_seconds;
     double loss = 0;
+    int64_t faults = 0, computed = 0, answers = 0;
     for (int step = 0; step < o.warmup + o.steps; ++step) {
+        if (step == o.warmup) faults = page_faults();
         const auto begin = Clock::now();
-        const auto adaptation = skillset->method().adapt(route);
-        ForwardOptions forward;
-        forward.adaptation = adaptation.get();
-        const at::Tensor hidden = backbone->hidden(batch, forward).index_select(0, index);
-        const at::Tensor mean = backbone->token_nll(hidden, targets).mean();
-        mean.backward();
+        PackedForward forward(*backbone, method, rows, Mode::train, &noise, o.share);
+        forward.activation_bytes = o.activation_mib << 20;
+        const auto adaptation = method.adapt(forward.route);
+        const at::Tensor mean = forward.answer_nll(*backbone, *adaptation, 0.0).mean();
+        at::Tensor objective = mean;
+        if (const at::Tensor extra = method.auxiliary_loss(*adaptation); extra.defined())
+            objective = mean + extra;
+        const auto middle = Clock::now();
+        objective.backward();
+        const auto end = Clock::now();
         optimiser.step(1.0, 1.0);
         optimiser.clear_gradients();
-        skillset->method().parameters_changed();
+        method.parameters_changed();
         loss = mean.item<double>();
-        if (step >= o.warmup) seconds.push_back(seconds_since(begin));
+        computed = forward.batch.size();
+        answers = static_cast<int64_t>(forward.targets.size());
+        if (step < o.warmup) continue;
+        seconds.push_back(seconds_since(begin));
+        forward_seconds.push_back(std::chrono::duration<double>(middle - begin).count());
+        backward_seconds.push_back(std::chrono::duration<double>(end - middle).count());
+        update_seconds.push_back(seconds_since(end));
     }
+    faults = (page_faults() - faults) / std::max(1, o.steps);
     const int64_t peak = high_water_mark();
-    const double bound = gemm_bound(*backbone, batch.size(), static_cast<int64_t>(targets.size()));
+    int64_t parameters = 0;
+    for (const Parameter& p : method.parameters()) parameters += p.trainable ? p.value.numel() : 0;
+    const double bound = o.profile ? 0.0 : gemm_bound(*backbone, inputs, answers);
     std::printf("%s\n", Json{{"name", "polyad-" + o.method},
                              {"dtype", backbone->compute_dtype() == at::kFloat ? "float32" : "bfloat16"},
-                             {"rows", batch.rows()},
+                             {"rows", rows.size()},
                              {"tokens", tokens},
+                             {"computed_tokens", computed},
                              {"threads", at::get_num_threads()},
                              {"seconds", seconds},
+                             {"forward_seconds", median(forward_seconds)},
+                             {"backward_seconds", median(backward_seconds)},
+                             {"update_seconds", median(update_seconds)},
+                             {"page_faults_per_step", faults},
+                             {"trained_parameters", parameters},
                              {"gemm_bound_seconds", bound},
                              {"peak_rss", peak},
                              {"loss", loss}}
@@ -193,7 +249,14 @@ int main(int argc, char** argv) try {
     app.add_option("--rows", o.rows);
     app.add_option("--write-rows", o.write_rows, "Write rows made from --tasks and stop");
     app.add_option("--tasks", o.tasks);
+    app.add_option("--drawn", o.drawn, "With --write-rows: a batch as the trainer draws it with this seed");
+    app.add_option("--count", o.count, "With --write-rows: how many rows");
+    app.add_option("--target-tokens", o.target_tokens, "With --write-rows: their tokens together, about");
     app.add_option("--method", o.method);
+    app.add_option("--config", o.config, "Method options beyond the defaults, as JSON");
+    app.add_option("--activation-memory-mib", o.activation_mib);
+    app.add_flag("!--no-share", o.share, "Lay out every row whole");
+    app.add_flag("--profile", o.profile, "Steps only, no bound: for a profiler");
     app.add_option("--precision", o.precision);
     app.add_option("--rank", o.rank);
     app.add_option("--steps", o.steps);

@@ -5,6 +5,8 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/linear.h>
 
+#include <algorithm>
+
 #include "base/error.h"
 
 namespace polyad {
@@ -27,7 +29,7 @@ at::Tensor trained_linear(Adaptation& adaptation, const at::Tensor& x, const at:
 
 std::vector<at::Tensor> site_linears(Adaptation* adaptation, const std::vector<PlacedLinear>& linears,
                                      const at::Tensor& x, const RowBegin& rows,
-                                     std::function<at::Tensor()> recompute) {
+                                     std::function<at::Tensor()> recompute, Replay* replay) {
     std::vector<at::Tensor> outputs(linears.size()), scales(linears.size());
     std::vector<LinearBranch> branches;
     std::vector<size_t> place;
@@ -47,7 +49,10 @@ std::vector<at::Tensor> site_linears(Adaptation* adaptation, const std::vector<P
         place.push_back(i);
     }
     if (branches.empty()) return outputs;
-    const std::vector<at::Tensor> made = adapted_linears(x, std::move(branches), rows, std::move(recompute));
+    const bool bare = branches.size() == linears.size() &&
+                      std::none_of(scales.begin(), scales.end(), [](const auto& s) { return s.defined(); });
+    const std::vector<at::Tensor> made =
+        adapted_linears(x, std::move(branches), rows, std::move(recompute), bare ? replay : nullptr);
     for (size_t b = 0; b < made.size(); ++b) {
         const size_t i = place[b];
         outputs[i] = made[b];

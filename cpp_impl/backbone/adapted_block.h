@@ -17,13 +17,14 @@ struct PlacedLinear {
 };
 
 /// The linears, which all read x, with the adaptation's updates, trained weights and output scales.
-/// `adaptation` may be null; `recompute` as in adapted_linears.
+/// `adaptation` may be null; `recompute` and `replay` as in adapted_linears, but `replay` stays empty where
+/// something else than the linears and their updates makes the outputs.
 std::vector<at::Tensor> site_linears(Adaptation* adaptation, const std::vector<PlacedLinear>& linears,
                                      const at::Tensor& x, const RowBegin& rows,
-                                     std::function<at::Tensor()> recompute = {});
+                                     std::function<at::Tensor()> recompute = {}, Replay* replay = nullptr);
 
-/// The trained tensor at `path`, or the frozen one. A norm's may be [N, width], one per token, where rows of one
-/// batch train norms of their own.
+/// The trained tensor at `path`, or the frozen one. A norm's may be [N, width], one per token, where rows of
+/// one batch train norms of their own.
 inline at::Tensor trained_or(Adaptation* adaptation, const std::string& path, const at::Tensor& frozen) {
     if (!adaptation) return frozen;
     at::Tensor trained = adaptation->weight(path);

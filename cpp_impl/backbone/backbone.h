@@ -55,6 +55,9 @@ struct ForwardOptions {
     std::vector<int> slots;            ///< [rows] cache slot of each row; used with `cache`
     at::Tensor embeddings;             ///< [N, width] instead of looking up batch.tokens (gradients, prompts)
     std::vector<at::Tensor>* trace = nullptr;  ///< receives the input of layer 0 and every layer's output
+    /// What may be kept for the backward pass, bytes; 0 = everything. Beyond it, layers make their widest
+    /// activations again when their turn comes: the same numbers, more time.
+    int64_t activation_bytes = 0;
 };
 
 class Backbone {
@@ -74,8 +77,14 @@ class Backbone {
     /// A frozen tensor by Hugging Face path ("<site path>.weight", "<site path>.bias", a NormSite's path), a
     /// float32 copy; undefined when the model has none there.
     virtual at::Tensor frozen(const std::string& path) const = 0;
+    /// x W^T of the frozen linear at `path` (a site's) alone, no bias, no gradients: x [n, d_in] -> float32
+    /// [n, d_out]; undefined when the model has none there. Costs no copy of the weight where the backbone
+    /// can do so.
+    virtual at::Tensor frozen_product(const std::string& path, const at::Tensor& x) const;
     /// Null when the model came without one (tiny fixtures).
     virtual const std::shared_ptr<const Tokenizer>& tokenizer() const = 0;
+    /// True when hidden() takes batches whose rows share beginnings (Batch::parent).
+    virtual bool shares_beginnings() const { return false; }
     /// Dtype activations are kept in (float or bfloat16).
     virtual at::ScalarType compute_dtype() const = 0;
     /// Where weights and activations lie. What is given to a backbone or trained over it lies there, too.

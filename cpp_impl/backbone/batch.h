@@ -13,10 +13,14 @@ struct Batch {
     std::vector<int32_t> prompt_length;  ///< [rows] leading tokens of row b that belong to its prompt
     std::vector<int32_t>
         targets;  ///< [N] id to predict at this position (already shifted) or -1; may be empty
-    /// Encoder-decoders only: what the encoder reads, [M] ids, and its rows, [rows + 1]. `tokens` are then the
-    /// decoder's, and a row's prompt is its source. A row's source may be empty when its encoder states lie in
-    /// the cache.
+    /// Encoder-decoders only: what the encoder reads, [M] ids, and its rows, [rows + 1]. `tokens` are then
+    /// the decoder's, and a row's prompt is its source. A row's source may be empty when its encoder states
+    /// lie in the cache.
     std::vector<int32_t> source, source_begin;
+    /// Rows that share a beginning (training on decoders that say so): row b goes on where row parent[b], an
+    /// earlier one, ends, and sees its tokens as if they were its own; -1 = it begins by itself. Empty = all
+    /// do.
+    std::vector<int32_t> parent;
 
     int rows() const { return row_begin.empty() ? 0 : static_cast<int>(row_begin.size()) - 1; }
     int size() const { return static_cast<int>(tokens.size()); }

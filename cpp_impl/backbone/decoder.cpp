@@ -23,7 +23,8 @@ struct Decoder::Pass {
     RowBegin rows;
     std::shared_ptr<const AttentionPlan> plan;
     DecoderCache* cache = nullptr;
-    int copy = 0;  ///< of the layer that runs
+    int copy = 0;            ///< of the layer that runs
+    int64_t made_again = 0;  ///< layers below it keep no gate and up
 
     /// A trained gain, or the frozen one.
     at::Tensor gain(const Norm& norm) const { return trained_or(options.adaptation, norm.path, norm.gain); }
@@ -75,7 +76,46 @@ void Decoder::make_room(const Pass& pass) const {
     }
 }
 
+at::Tensor Decoder::frozen_product(const std::string& path, const at::Tensor& x) const {
+    const auto site =
+        std::find_if(sites_.begin(), sites_.end(), [&](const Site& s) { return s.path == path; });
+    if (site == sites_.end()) return {};
+    const at::NoGradGuard no_grad;
+    const Linear& linear = layers_[static_cast<size_t>(site->index / places)].linear[site->index % places];
+    return linear.weight->multiply(x.detach().to(dtype_).contiguous()).to(at::kFloat);
+}
+
+bool Decoder::shares_beginnings() const {
+    return ops_on(device_).tree_attention != nullptr;
+}
+
+void Decoder::check_shared(const Batch& batch, const ForwardOptions& options) const {
+    if (batch.parent.empty()) return;
+    if (static_cast<int>(batch.parent.size()) != batch.rows())
+        fail(Code::invalid_argument, "parent has ", batch.parent.size(), " entries for ", batch.rows(),
+             " rows");
+    for (int b = 0; b < batch.rows(); ++b)
+        if (const int32_t parent = batch.parent[static_cast<size_t>(b)]; parent < -1 || parent >= b)
+            fail(Code::invalid_argument, "row ", b, " goes on from row ", parent,
+                 "; allowed: an earlier row, or -1");
+    if (!shares_beginnings() || options.cache)
+        fail(Code::unsupported, "rows that share beginnings: not ",
+             options.cache ? "with a cache" : "on this device");
+}
+
+int64_t Decoder::layers_made_again(int64_t tokens, int64_t activation_bytes) const {
+    if (activation_bytes <= 0) return 0;
+    const auto element = static_cast<int64_t>(at::elementSize(dtype_));
+    const int64_t wide = 2 * config_.ffn * element * tokens;
+    // Both sums of the residual stream, q, k, v and the attention's output.
+    const int64_t rest =
+        (2 * config_.width + 2 * config_.q_width() + 2 * config_.kv_width()) * element * tokens;
+    const int64_t over = config_.layers * (wide + rest) - activation_bytes;
+    return over <= 0 ? 0 : std::min(config_.layers, (over + wide - 1) / wide);
+}
+
 std::shared_ptr<const AttentionPlan> Decoder::plan_attention(const RowBegin& rows,
+                                                             const std::vector<int32_t>& parent,
                                                              const ForwardOptions& options) const {
     auto plan = std::make_shared<AttentionPlan>();
     plan->heads = config_.heads;
@@ -83,9 +123,11 @@ std::shared_ptr<const AttentionPlan> Decoder::plan_attention(const RowBegin& row
     plan->head_dim = config_.head_dim;
     plan->scale = 1.0 / std::sqrt(static_cast<double>(config_.head_dim));
     plan->query_begin = rows;
+    plan->parent = parent;
     int32_t longest = 0;
     for (size_t b = 0; b + 1 < rows.size(); ++b) {
-        const int32_t past = options.cache ? options.cache->length(options.slots[b]) : 0;
+        int32_t past = options.cache ? options.cache->length(options.slots[b]) : 0;
+        if (!parent.empty() && parent[b] >= 0) past = plan->key_count[static_cast<size_t>(parent[b])];
         const int32_t keys = past + rows[b + 1] - rows[b];
         if (config_.context > 0 && keys > config_.context)
             fail(Code::context_overflow, "row ", b, " has ", keys, " tokens; the model's context is ",
@@ -99,17 +141,19 @@ std::shared_ptr<const AttentionPlan> Decoder::plan_attention(const RowBegin& row
 }
 
 std::vector<at::Tensor> Decoder::linears(const Pass& pass, int64_t layer, std::initializer_list<Place> chosen,
-                                         const at::Tensor& x, std::function<at::Tensor()> recompute) const {
+                                         const at::Tensor& x, std::function<at::Tensor()> recompute,
+                                         Replay* replay) const {
     std::vector<PlacedLinear> placed;
     for (const Place place : chosen)
         placed.push_back({&sites_[static_cast<size_t>(layer * places + place)],
                           &layers_[static_cast<size_t>(layer)].linear[place]});
-    return site_linears(pass.options.adaptation, placed, x, pass.rows, std::move(recompute));
+    return site_linears(pass.options.adaptation, placed, x, pass.rows, std::move(recompute), replay);
 }
 
-at::Tensor Decoder::attend(const Pass& pass, int64_t layer, const at::Tensor& h) const {
+at::Tensor Decoder::attend(const Pass& pass, int64_t layer, const at::Tensor& h,
+                           std::function<at::Tensor()> again) const {
     const Layer& weights = layers_[static_cast<size_t>(layer)];
-    const auto qkv = linears(pass, layer, {q_proj, k_proj, v_proj}, h);
+    const auto qkv = linears(pass, layer, {q_proj, k_proj, v_proj}, h, std::move(again));
     at::Tensor q = qkv[0], k = qkv[1];
     if (config_.qk_norm) {
         q = rms_norm(q, pass.gain(weights.q_norm), config_.norm_eps);
@@ -122,22 +166,25 @@ at::Tensor Decoder::attend(const Pass& pass, int64_t layer, const at::Tensor& h)
     return linears(pass, layer, {o_proj}, o)[0];
 }
 
-std::pair<at::Tensor, at::Tensor> Decoder::gated_ffn(const Pass& pass, int64_t layer,
-                                                     const at::Tensor& h) const {
-    const auto gate_up = linears(pass, layer, {gate_proj, up_proj}, h);
-    const at::Tensor activation = swiglu(gate_up[0], gate_up[1]);
-    // gate and up are saved anyway; making their product again is cheaper than keeping the widest activation.
-    return {linears(pass, layer, {down_proj}, activation,
-                    [gate = gate_up[0].detach(), up = gate_up[1].detach()] { return swiglu(gate, up); })[0],
-            activation};
+std::pair<at::Tensor, at::Tensor> Decoder::gated_ffn(const Pass& pass, int64_t layer, const at::Tensor& h,
+                                                     std::function<at::Tensor()> again) const {
+    Replay replay;
+    const bool made_again = layer < pass.made_again;
+    const auto gate_up =
+        linears(pass, layer, {gate_proj, up_proj}, h, std::move(again), made_again ? &replay : nullptr);
+    const auto kept = std::make_shared<GateUp>(gate_up[0], gate_up[1], std::move(replay));
+    const at::Tensor activation = swiglu(gate_up[0], gate_up[1], kept);
+    // gate and up are kept, or made again, anyway; their product is cheaper made again than kept.
+    return {linears(pass, layer, {down_proj}, activation, [kept] { return kept->product(); })[0], activation};
 }
 
-at::Tensor Decoder::feed_forward(const Pass& pass, int64_t layer, const at::Tensor& h) const {
+at::Tensor Decoder::feed_forward(const Pass& pass, int64_t layer, const at::Tensor& h,
+                                 std::function<at::Tensor()> again) const {
     Adaptation* adaptation = pass.options.adaptation;
     const int l = static_cast<int>(layer);
     const int copies = adaptation ? adaptation->copies(Block::feed_forward, l, h) : 0;
     if (copies == 0) {
-        auto [y, u] = gated_ffn(pass, layer, h);
+        auto [y, u] = gated_ffn(pass, layer, h, std::move(again));
         if (!adaptation) return y;
         const at::Tensor changed = adaptation->feed_forward(l, u, y);
         return changed.is_same(y) ? y
@@ -164,10 +211,15 @@ at::Tensor Decoder::feed_forward(const Pass& pass, int64_t layer, const at::Tens
 
 std::pair<at::Tensor, at::Tensor> Decoder::layer_parts(const Pass& pass, int64_t layer, const at::Tensor& x,
                                                        const at::Tensor& h) const {
-    auto [sum, normed] =
-        add_rms_norm(x, attend(pass, layer, h), pass.gain(layers_[static_cast<size_t>(layer)].post_norm),
-                     config_.norm_eps);
-    return {sum, feed_forward(pass, layer, normed)};
+    // What a norm reads is kept for its own backward pass: its output need not be.
+    const auto normed_again = [eps = config_.norm_eps](const at::Tensor& stream, const at::Tensor& gain) {
+        return [stream = stream.detach(), gain = gain.detach(), eps] { return rms_norm(stream, gain, eps); };
+    };
+    const Layer& weights = layers_[static_cast<size_t>(layer)];
+    const at::Tensor gain = pass.gain(weights.post_norm);
+    const auto [sum, normed] = add_rms_norm(
+        x, attend(pass, layer, h, normed_again(x, pass.gain(weights.input_norm))), gain, config_.norm_eps);
+    return {sum, feed_forward(pass, layer, normed, normed_again(sum, gain))};
 }
 
 at::Tensor Decoder::run_copies(Pass& pass, int64_t layer, int copies, const at::Tensor& x) const {
@@ -193,7 +245,7 @@ at::Tensor Decoder::run_copies(Pass& pass, int64_t layer, int copies, const at::
         }
         ForwardOptions options = pass.options;
         options.slots.clear();
-        Pass some{options, {0}, nullptr, pass.cache, pass.copy};
+        Pass some{options, {0}, nullptr, pass.cache, pass.copy, pass.made_again};
         std::vector<int64_t> positions;
         for (const int64_t row : *part) {
             const auto b = static_cast<size_t>(row);
@@ -201,7 +253,7 @@ at::Tensor Decoder::run_copies(Pass& pass, int64_t layer, int copies, const at::
             some.rows.push_back(static_cast<int32_t>(positions.size()));
             if (pass.cache) options.slots.push_back(pass.options.slots[b]);
         }
-        some.plan = plan_attention(some.rows, options);
+        some.plan = plan_attention(some.rows, {}, options);
         outputs.push_back(run(some, x.index_select(0, device_list(positions, device_))));
     }
     pass.copy = 0;
@@ -213,6 +265,7 @@ at::Tensor Decoder::hidden(const Batch& batch, const ForwardOptions& options) co
     if (!batch.source.empty())
         fail(Code::invalid_argument, "the batch has a source, but '", info_.name,
              "' has no encoder to read it");
+    check_shared(batch, options);
     Pass pass{options, batch.row_begin, nullptr, checked_cache(batch, options)};
     if (pass.cache && !pass.cache->fits(config_.layers, config_.kv_width(), dtype_, device_))
         fail(Code::invalid_argument, "the cache was made by another backbone");
@@ -233,11 +286,14 @@ at::Tensor Decoder::hidden(const Batch& batch, const ForwardOptions& options) co
     }
     const std::optional<Prefixed> prefixed = put_prefix(adaptation, x, batch.row_begin);
     if (prefixed) {
+        if (!batch.parent.empty())
+            fail(Code::unsupported, "rows with a trained prefix cannot share a beginning");
         x = prefixed->embeddings;
         pass.rows = prefixed->row_begin;
     }
     if (pass.cache) make_room(pass);
-    pass.plan = plan_attention(pass.rows, options);
+    pass.plan = plan_attention(pass.rows, batch.parent, options);
+    pass.made_again = layers_made_again(x.size(0), options.activation_bytes);
     if (options.trace) options.trace->push_back(x);
 
     const auto norm_before = [&](int64_t layer) {
@@ -248,6 +304,8 @@ at::Tensor Decoder::hidden(const Batch& batch, const ForwardOptions& options) co
     for (int64_t l = 0; l < config_.layers; ++l) {
         const int copies = adaptation ? adaptation->copies(Block::layer, static_cast<int>(l), x) : 0;
         if (copies > 0) {
+            if (!batch.parent.empty())
+                fail(Code::unsupported, "rows that share a beginning cannot run copies of a layer");
             x = run_copies(pass, l, copies, x);
             h = rms_norm(x, norm_before(l + 1), config_.norm_eps);
         } else {

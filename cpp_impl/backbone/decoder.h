@@ -27,7 +27,9 @@ class Decoder final : public Backbone {
     const std::vector<Site>& sites() const override { return sites_; }
     const std::vector<NormSite>& norms() const override { return norms_; }
     at::Tensor frozen(const std::string& path) const override;
+    at::Tensor frozen_product(const std::string& path, const at::Tensor& x) const override;
     const std::shared_ptr<const Tokenizer>& tokenizer() const override { return tokenizer_; }
+    bool shares_beginnings() const override;
     at::ScalarType compute_dtype() const override { return dtype_; }
     at::Device device() const override { return device_; }
     at::Tensor embed(const std::vector<int32_t>& tokens) const override;
@@ -54,11 +56,16 @@ class Decoder final : public Backbone {
     void load_layer(const ModelFiles& files, const LoadPlan& plan, int64_t index);
     /// The linears at `chosen` places of a layer, which all read x, with the adaptation's updates.
     std::vector<at::Tensor> linears(const Pass& pass, int64_t layer, std::initializer_list<Place> chosen,
-                                    const at::Tensor& x, std::function<at::Tensor()> recompute = {}) const;
-    at::Tensor attend(const Pass& pass, int64_t layer, const at::Tensor& h) const;
-    at::Tensor feed_forward(const Pass& pass, int64_t layer, const at::Tensor& h) const;
+                                    const at::Tensor& x, std::function<at::Tensor()> recompute = {},
+                                    Replay* replay = nullptr) const;
+    /// `again` makes h from what is kept anyway.
+    at::Tensor attend(const Pass& pass, int64_t layer, const at::Tensor& h,
+                      std::function<at::Tensor()> again) const;
+    at::Tensor feed_forward(const Pass& pass, int64_t layer, const at::Tensor& h,
+                            std::function<at::Tensor()> again) const;
     /// One pass through the feed-forward: what it adds, and the input of its output projection.
-    std::pair<at::Tensor, at::Tensor> gated_ffn(const Pass& pass, int64_t layer, const at::Tensor& h) const;
+    std::pair<at::Tensor, at::Tensor> gated_ffn(const Pass& pass, int64_t layer, const at::Tensor& h,
+                                                std::function<at::Tensor()> again = {}) const;
     /// The residual stream after layer l, from the stream before it and its input norm h.
     std::pair<at::Tensor, at::Tensor> layer_parts(const Pass& pass, int64_t layer, const at::Tensor& x,
                                                   const at::Tensor& h) const;
@@ -66,7 +73,11 @@ class Decoder final : public Backbone {
     at::Tensor run_copies(Pass& pass, int64_t layer, int copies, const at::Tensor& x) const;
     /// Room in the cache for every row's new tokens.
     void make_room(const Pass& pass) const;
+    void check_shared(const Batch& batch, const ForwardOptions& options) const;
+    /// Layers that make gate and up again in the backward pass, counted from the first.
+    int64_t layers_made_again(int64_t tokens, int64_t activation_bytes) const;
     std::shared_ptr<const AttentionPlan> plan_attention(const RowBegin& rows,
+                                                        const std::vector<int32_t>& parent,
                                                         const ForwardOptions& options) const;
 
     ModelConfig config_;

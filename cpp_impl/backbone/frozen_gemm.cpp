@@ -11,9 +11,25 @@ namespace {
 constexpr int64_t block = 256, grain = 32;
 constexpr int64_t few = 16;  ///< decoding: as it comes, padding would cost more than it saves
 
+/// `count` rows from t's first on, as far as t's memory goes on behind its last; undefined when it does not.
+at::Tensor extended(const at::Tensor& t, int64_t count) {
+    const auto element = static_cast<int64_t>(t.element_size());
+    const int64_t end = (t.storage_offset() + count * t.size(1)) * element;
+    if (!t.is_contiguous() || end > static_cast<int64_t>(t.storage().nbytes())) return {};
+    return t.as_strided({count, t.size(1)}, {t.size(1), 1});
+}
+
 }  // namespace
 
-void multiply_rows(at::Tensor& out, const at::Tensor& x, const at::Tensor& m, bool accumulate) {
+int64_t padded_rows(int64_t n) {
+    if (n <= few) return n;
+    // Some forty sizes up to a thousand rows, and at most one row in sixteen for nothing.
+    int64_t step = grain;
+    while (step * 16 < n && step < block) step *= 2;
+    return (n + step - 1) / step * step;
+}
+
+void multiply_rows(at::Tensor& out, const at::Tensor& x, const at::Tensor& m, bool accumulate, bool room) {
     const auto direct = [&](int64_t begin, int64_t count) {
         at::Tensor part = out.narrow(0, begin, count);
         if (accumulate)
@@ -22,6 +38,17 @@ void multiply_rows(at::Tensor& out, const at::Tensor& x, const at::Tensor& m, bo
             at::mm_out(part, x.narrow(0, begin, count), m);
     };
     if (!x.is_cpu()) return direct(0, x.size(0));
+    if (const int64_t rows = padded_rows(x.size(0)); room && rows > x.size(0)) {
+        const at::Tensor in = extended(x, rows);
+        at::Tensor to = extended(out, rows);
+        if (in.defined() && to.defined()) {
+            if (accumulate)
+                at::addmm_out(to, to, in, m);
+            else
+                at::mm_out(to, in, m);
+            return;
+        }
+    }
     const int64_t n = x.size(0), whole = n / block * block, rest = n - whole;
     const int64_t padded = (rest + grain - 1) / grain * grain;
     if (n <= few || padded == rest) {

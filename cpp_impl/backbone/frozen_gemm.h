@@ -5,11 +5,17 @@
 
 namespace polyad {
 
-/// out = x m, or out += x m. x [N, K], m [K, C], out [N, C], one dtype, no gradients.
-/// oneDNN compiles a kernel for every number of rows it meets and keeps it; the rows of ragged batches hardly
-/// ever add up to the same number twice, which made training half as fast and its memory grow. So rows are
-/// multiplied in pieces of few sizes: a multiple of 256, then the rest, padded to a multiple of 32. On other
+/// Rows a product of n rows is computed with. oneDNN compiles a kernel for every number of rows it meets and
+/// keeps it; the rows of ragged batches hardly ever add up to the same number twice, which made training half
+/// as fast and its memory grow. new_buffer() leaves as much room behind a matrix.
+int64_t padded_rows(int64_t n);
+
+/// out = x m, or out += x m. x [N, K], m [K, C], out [N, C], one dtype, no gradients. `room`: the memory
+/// behind out's last row is nobody's, so that padded_rows(N) rows may be computed in place where x's memory
+/// goes on as well (whatever is there never reaches a row that counts). Without room the rows are multiplied
+/// in pieces: a multiple of 256, then the rest, copied and padded to a multiple of 32. On other
 /// devices in one piece.
-void multiply_rows(at::Tensor& out, const at::Tensor& x, const at::Tensor& m, bool accumulate);
+void multiply_rows(at::Tensor& out, const at::Tensor& x, const at::Tensor& m, bool accumulate,
+                   bool room = false);
 
 }  // namespace polyad

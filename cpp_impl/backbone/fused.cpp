@@ -3,10 +3,10 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros_like.h>
 
 #include "backbone/autograd_node.h"
+#include "backbone/buffer_pool.h"
 #include "backbone/device.h"
 #include "backbone/weights.h"
 #include "kernels/op_table.h"
@@ -39,7 +39,7 @@ class RmsNormNode final : public SavedNode {
             const int add = dx.defined();
             // The sum's own gradient is added to in place, unless somebody else still reads it.
             if (!add)
-                dx = at::empty_like(x);
+                dx = new_buffer_like(x);
             else if (dx.use_count() > 1 || dx.storage().use_count() > 1 || !dx.is_contiguous())
                 dx = dx.clone(at::MemoryFormat::Contiguous);
             if (wants(gradients.size())) dw = at::zeros_like(w);
@@ -57,18 +57,22 @@ class RmsNormNode final : public SavedNode {
 class SwigluNode final : public SavedNode {
   public:
     std::string name() const override { return "Swiglu"; }
-    at::Tensor gate, up;
+    std::shared_ptr<GateUp> kept;
 
   protected:
     List backward(List&& gradients) override {
         if (!gradients[0].defined()) return List(2);
         const at::Tensor dy = gradients[0].contiguous();
-        at::Tensor dgate = at::empty_like(gate), dup = at::empty_like(up);
+        const at::Tensor gate = kept->both()[0], up = kept->both()[1];
+        at::Tensor dgate = new_buffer_like(gate), dup = new_buffer_like(up);
         ops_of(gate).swiglu_backward(float_of(gate.scalar_type()), dy.data_ptr(), gate.data_ptr(),
                                      up.data_ptr(), dgate.data_ptr(), dup.data_ptr(), gate.numel());
         return {dgate, dup};
     }
-    void release() override { gate = up = at::Tensor(); }
+    void release() override {
+        if (kept) kept->release();
+        kept.reset();
+    }
 };
 
 /// Pointers the attention kernel reads; lives as long as the call.
@@ -124,14 +128,20 @@ class AttentionNode final : public SavedNode {
     List backward(List&& gradients) override {
         if (!gradients[0].defined()) return List(3);
         const at::Tensor d_o = gradients[0].contiguous();
-        at::Tensor dq = at::empty_like(q), dk = at::empty_like(k), dv = at::empty_like(v);
+        at::Tensor dq = new_buffer_like(q), dk = new_buffer_like(k), dv = new_buffer_like(v);
         AttentionCall call;
         for (void* p : row_pointers(k, *plan)) call.k_row.push_back(p);
         for (void* p : row_pointers(v, *plan)) call.v_row.push_back(p);
         fill_call(call, *plan, window, q.scalar_type());
         const std::vector<void*> dk_row = row_pointers(dk, *plan), dv_row = row_pointers(dv, *plan);
-        ops_of(q).attention_backward(call.args, q.data_ptr(), o.data_ptr(), d_o.data_ptr(),
-                                     lse.data_ptr<float>(), dq.data_ptr(), dk_row.data(), dv_row.data());
+        const auto& ops = ops_of(q);
+        if (plan->parent.empty())
+            ops.attention_backward(call.args, q.data_ptr(), o.data_ptr(), d_o.data_ptr(),
+                                   lse.data_ptr<float>(), dq.data_ptr(), dk_row.data(), dv_row.data());
+        else
+            ops.tree_attention_backward(call.args, plan->parent.data(), q.data_ptr(), o.data_ptr(),
+                                        d_o.data_ptr(), lse.data_ptr<float>(), dq.data_ptr(), dk_row.data(),
+                                        dv_row.data());
         rotate(dq, plan->heads, *plan, true);
         rotate(dk, plan->heads_kv, *plan, true);
         return {dq, dk, dv};
@@ -157,7 +167,7 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& gain, double eps) {
     const bool recorded = needs_gradient(x, gain);
     const at::Tensor w = gain.detach();
     const at::Tensor input = x.detach().contiguous();
-    at::Tensor y = at::empty_like(input);
+    at::Tensor y = new_buffer_like(input);
     const int64_t n = input.numel() / w.numel();
     at::Tensor rstd = recorded ? new_floats(n, input) : at::Tensor();
     ops_of(input).rms_norm(float_of(x.scalar_type()), input.data_ptr(), w.data_ptr<float>(),
@@ -182,7 +192,7 @@ std::pair<at::Tensor, at::Tensor> add_rms_norm(const at::Tensor& residual, const
     const bool recorded = needs_gradient(residual, delta, gain);
     const at::Tensor old = residual.detach().contiguous();
     at::Tensor sum = delta.detach();
-    at::Tensor y = at::empty_like(sum);
+    at::Tensor y = new_buffer_like(sum);
     const int64_t n = sum.numel() / w.numel();
     at::Tensor rstd = recorded ? new_floats(n, sum) : at::Tensor();
     // Addition commutes: the sum goes where delta was, and the old residual stays for its own backward pass.
@@ -197,14 +207,37 @@ std::pair<at::Tensor, at::Tensor> add_rms_norm(const at::Tensor& residual, const
     return {sum, y};
 }
 
+GateUp::GateUp(const at::Tensor& gate, const at::Tensor& up, Replay again) : again_(std::move(again)) {
+    if (!again_) both_ = {gate.detach().contiguous(), up.detach().contiguous()};
+}
+
+const std::vector<at::Tensor>& GateUp::both() {
+    if (both_.empty()) both_ = again_();
+    return both_;
+}
+
+at::Tensor GateUp::product() {
+    both();
+    at::Tensor y = new_buffer_like(both_[0]);
+    ops_of(y).swiglu(float_of(y.scalar_type()), both_[0].data_ptr(), both_[1].data_ptr(), y.data_ptr(),
+                     y.numel());
+    return y;
+}
+
+void GateUp::release() {
+    both_.clear();
+    again_ = {};
+}
+
 at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up) {
-    const at::Tensor g = gate.detach().contiguous(), u = up.detach().contiguous();
-    at::Tensor y = at::empty_like(g);
-    ops_of(g).swiglu(float_of(g.scalar_type()), g.data_ptr(), u.data_ptr(), y.data_ptr(), g.numel());
+    return swiglu(gate, up, std::make_shared<GateUp>(gate, up, Replay()));
+}
+
+at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up, const std::shared_ptr<GateUp>& kept) {
+    const at::Tensor y = GateUp(gate, up, Replay()).product();
     if (!needs_gradient(gate, up)) return y;
     auto node = make_node<SwigluNode>();
-    node->gate = g;
-    node->up = u;
+    node->kept = kept;
     record(node, {gate, up}, {y});
     return y;
 }
@@ -240,9 +273,13 @@ at::Tensor rotary_attention(const at::Tensor& q_in, const at::Tensor& k_in, cons
         call.args.k_offset = past->k_offset;
         call.args.v_offset = past->v_offset;
     }
-    at::Tensor o = at::empty_like(q);
+    at::Tensor o = new_buffer_like(q);
     at::Tensor lse = recorded ? new_floats(q.size(0) * plan->heads, q) : at::Tensor();
-    ops_of(q).attention(call.args, q.data_ptr(), o.data_ptr(), float_or_null(lse));
+    const auto& ops = ops_of(q);
+    if (plan->parent.empty())
+        ops.attention(call.args, q.data_ptr(), o.data_ptr(), float_or_null(lse));
+    else
+        ops.tree_attention(call.args, plan->parent.data(), q.data_ptr(), o.data_ptr(), float_or_null(lse));
     if (!recorded) return o;
     auto node = make_node<AttentionNode>();
     node->q = q;

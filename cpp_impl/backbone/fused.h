@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "backbone/low_rank.h"
 #include "backbone/rope.h"
 
 namespace polyad {
@@ -27,6 +28,23 @@ std::pair<at::Tensor, at::Tensor> add_rms_norm(const at::Tensor& residual, const
 /// silu(gate) * up. Saves both.
 at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up);
 
+/// gate and up of a gated feed-forward, kept for the backward pass or made again when it comes.
+class GateUp {
+  public:
+    /// Keeps the tensors, or only how they are made again.
+    GateUp(const at::Tensor& gate, const at::Tensor& up, Replay again);
+    /// silu(gate) * up, no gradients; makes both again first where they were not kept.
+    at::Tensor product();
+    const std::vector<at::Tensor>& both();
+    void release();
+
+  private:
+    std::vector<at::Tensor> both_;
+    Replay again_;
+};
+/// swiglu whose node reads gate and up from `kept`.
+at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up, const std::shared_ptr<GateUp>& kept);
+
 /// Where a batch's queries stand, and the past they attend to.
 struct AttentionPlan {
     int64_t heads = 0, heads_kv = 0, head_dim = 0;
@@ -35,6 +53,7 @@ struct AttentionPlan {
     std::vector<int32_t> query_begin;       ///< [rows + 1]
     std::vector<int32_t> key_count;         ///< [rows], past included
     std::vector<int32_t> position;          ///< [N] for rotary embedding
+    std::vector<int32_t> parent;            ///< as Batch::parent; key_count then counts a row's whole line
     std::shared_ptr<const RopeTable> rope;  ///< null: nothing is rotated
 
     int32_t rows() const { return static_cast<int32_t>(key_count.size()); }

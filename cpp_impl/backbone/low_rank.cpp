@@ -8,8 +8,10 @@
 #include <algorithm>
 
 #include "backbone/autograd_node.h"
+#include "backbone/buffer_pool.h"
 #include "backbone/device.h"
 #include "backbone/frozen_gemm.h"
+#include "backbone/mixed_factors.h"
 #include "backbone/weights.h"
 #include "kernels/op_table.h"
 
@@ -27,8 +29,9 @@ float* float_or_null(const at::Tensor& t) {
 /// A LowRank made ready for the kernels: factors in compute dtype, one group per row, u kept for the backward
 /// pass.
 struct Update {
-    at::Tensor a, b;  ///< compute dtype
-    at::ScalarType a_dtype, b_dtype, gate_dtype = at::kFloat;
+    at::Tensor a, b;                ///< compute dtype; of banks: made for each use
+    std::vector<FactorBank> banks;  ///< without history, contiguous, float32
+    at::ScalarType a_dtype = at::kFloat, b_dtype = at::kFloat, gate_dtype = at::kFloat;
     std::vector<int32_t> group_of_row;
     kernels::GateShape shape;
     std::vector<int64_t> gate_sizes;
@@ -39,6 +42,48 @@ struct Update {
 
     bool gated() const { return shape.kind != kernels::GateKind::none; }
 };
+
+/// How a bank's a (or b) lies in a pair of `ranks` ranks.
+kernels::FactorMix mix_of(const FactorBank& bank, bool up, int64_t ranks) {
+    const at::Tensor& skills = up ? bank.b : bank.a;
+    kernels::FactorMix mix{};
+    mix.groups = bank.weights.size(0);
+    mix.skills = skills.size(0);
+    mix.rows = skills.size(1);
+    mix.columns = skills.size(2);
+    mix.skill = bank.chosen.empty() ? nullptr : bank.chosen.data();
+    mix.chosen = bank.weights.size(2);
+    mix.splits = bank.weights.size(1);
+    mix.split_rows = up;
+    mix.out_row = up ? ranks : mix.columns;
+    mix.out_group = up ? mix.rows * ranks : ranks * mix.columns;
+    return mix;
+}
+
+/// Elements from the start of a pair's a (or b) to a bank's part of it.
+int64_t place_of(const FactorBank& bank, bool up) {
+    return up ? bank.rank_begin : bank.rank_begin * bank.a.size(2);
+}
+
+/// Fills a and b from the banks.
+void mix_banks(Update& update, at::ScalarType dtype) {
+    const int64_t ranks = update.shape.ranks_in, groups = update.banks[0].weights.size(0);
+    const auto options = update.banks[0].a.options().dtype(dtype);
+    update.a = new_buffer({groups, ranks, update.banks[0].a.size(2)}, options);
+    update.b = new_buffer({groups, update.banks[0].b.size(1), ranks}, options);
+    int64_t filled = 0;
+    for (const FactorBank& bank : update.banks) {
+        const bool add = bank.rank_begin < filled;
+        filled = std::max(filled, bank.rank_begin + bank.a.size(1));
+        for (const bool up : {false, true}) {
+            const at::Tensor &skills = up ? bank.b : bank.a, &out = up ? update.b : update.a;
+            auto* to = static_cast<std::byte*>(out.data_ptr()) +
+                       place_of(bank, up) * static_cast<int64_t>(out.element_size());
+            ops_of(update.a).mix_factors(float_of(dtype), mix_of(bank, up, ranks), skills.data_ptr<float>(),
+                                         bank.weights.data_ptr<float>(), add, to);
+        }
+    }
+}
 
 void check(bool ok, const char* what) {
     if (!ok) fail(Code::invalid_argument, "low-rank update: ", what);
@@ -60,8 +105,48 @@ kernels::Rows kernel_rows(const RowBegin& rows) {
     return {rows.data(), static_cast<int32_t>(rows.size()) - 1};
 }
 
+void set_groups(Update& update, const LowRank& raw, int64_t groups, int64_t rows) {
+    update.group_of_row = raw.group_of_row;
+    if (update.group_of_row.empty()) update.group_of_row.assign(static_cast<size_t>(rows), 0);
+    check(static_cast<int64_t>(update.group_of_row.size()) == rows, "group_of_row has not one entry per row");
+    for (const int32_t group : update.group_of_row)
+        check(group >= -1 && group < groups, "a row's group does not exist");
+}
+
+/// Banks come without gates and without an input of their own.
+Update prepare_banks(const LowRank& raw, const at::Tensor& x, int64_t d_out, int64_t rows) {
+    check(raw.gate_kind == Gate::none && !raw.input.defined(), "banks take neither gate nor input");
+    Update update;
+    update.scale = raw.scale;
+    update.shape.kind = kernels::GateKind::none;
+    update.shape.ranks_in = update.shape.ranks_out = ranks_of(raw.banks);
+    const int64_t groups = raw.banks[0].weights.size(0);
+    for (const FactorBank& bank : raw.banks) {
+        check(bank.a.dim() == 3 && bank.b.dim() == 3 && bank.weights.dim() == 3 &&
+                  bank.a.scalar_type() == at::kFloat && bank.b.scalar_type() == at::kFloat &&
+                  bank.weights.scalar_type() == at::kFloat,
+              "a bank is a [S, r, d_in], b [S, d_out, r], weights [G, H, K], all float32");
+        check(bank.a.size(2) == x.size(1) && bank.b.size(1) == d_out && bank.a.size(0) == bank.b.size(0) &&
+                  bank.a.size(1) == bank.b.size(2),
+              "a bank does not fit the site");
+        const int64_t splits = bank.weights.size(1), chosen = bank.weights.size(2);
+        check(bank.weights.size(0) == groups && splits > 0 && x.size(1) % splits == 0 && d_out % splits == 0,
+              "a bank's weights do not fit");
+        check(bank.chosen.empty() ? chosen == bank.a.size(0)
+                                  : static_cast<int64_t>(bank.chosen.size()) == groups * chosen,
+              "a bank has not one weight per skill");
+        for (const int32_t skill : bank.chosen) check(skill >= 0 && skill < bank.a.size(0), "no such skill");
+        update.banks.push_back({bank.a.detach().contiguous(), bank.b.detach().contiguous(),
+                                bank.weights.detach().contiguous(), bank.chosen, bank.rank_begin});
+    }
+    set_groups(update, raw, groups, rows);
+    mix_banks(update, x.scalar_type());
+    return update;
+}
+
 Update prepare(const LowRank& raw, const at::Tensor& x, int64_t d_out, const RowBegin& rows) {
     const auto row_count = static_cast<int64_t>(rows.size()) - 1;
+    if (!raw.banks.empty()) return prepare_banks(raw, x, d_out, row_count);
     check(raw.a.dim() == 3 && raw.b.dim() == 3, "a is [groups, R, d_in] and b [groups, d_out, R]");
     check(raw.a.size(2) == x.size(1) && raw.b.size(1) == d_out, "a or b does not fit the site");
     check(raw.a.size(0) == raw.b.size(0), "a and b have different numbers of groups");
@@ -72,12 +157,7 @@ Update prepare(const LowRank& raw, const at::Tensor& x, int64_t d_out, const Row
     update.a = raw.a.detach().to(dtype).contiguous();
     update.b = raw.b.detach().to(dtype).contiguous();
     update.scale = raw.scale;
-    update.group_of_row = raw.group_of_row;
-    if (update.group_of_row.empty()) update.group_of_row.assign(static_cast<size_t>(row_count), 0);
-    check(static_cast<int64_t>(update.group_of_row.size()) == row_count,
-          "group_of_row has not one entry per row");
-    for (const int32_t group : update.group_of_row)
-        check(group >= -1 && group < raw.a.size(0), "a row's group does not exist");
+    set_groups(update, raw, raw.a.size(0), row_count);
     if (raw.input.defined()) {
         check(raw.input.sizes() == x.sizes() && raw.input.scalar_type() == dtype,
               "input differs from x in shape or dtype");
@@ -115,6 +195,15 @@ at::Tensor gated(const Update& update, const RowBegin& rows, const at::Tensor& u
     return v;
 }
 
+/// y += s B G u.
+void add_up(Update& update, const RowBegin& rows, at::Tensor& y) {
+    const at::Tensor v = gated(update, rows, update.u);
+    ops_of(y).low_rank_up(float_of(y.scalar_type()), v.data_ptr<float>(), update.b.data_ptr(),
+                          update.group_of_row.data(), kernel_rows(rows), y.size(1), update.shape.ranks_out,
+                          static_cast<float>(update.scale), y.data_ptr());
+    if (!update.banks.empty()) update.a = update.b = at::Tensor();
+}
+
 void add_update(Update& update, const at::Tensor& x, const RowBegin& rows, at::Tensor& y) {
     const auto& ops = ops_of(x);
     const auto type = float_of(x.scalar_type());
@@ -123,10 +212,7 @@ void add_update(Update& update, const at::Tensor& x, const RowBegin& rows, at::T
     update.u = at::empty({x.size(0), ranks}, floats_like(x));
     ops.low_rank_down(type, input.data_ptr(), update.a.data_ptr(), update.group_of_row.data(),
                       kernel_rows(rows), x.size(1), ranks, update.u.data_ptr<float>());
-    const at::Tensor v = gated(update, rows, update.u);
-    ops.low_rank_up(type, v.data_ptr<float>(), update.b.data_ptr(), update.group_of_row.data(),
-                    kernel_rows(rows), y.size(1), update.shape.ranks_out, static_cast<float>(update.scale),
-                    y.data_ptr());
+    add_up(update, rows, y);
 }
 
 /// The frozen products with biases, and with the updates that are rows' own pairs, of a few tokens through
@@ -157,10 +243,16 @@ std::vector<at::Tensor> multiply_packed(const at::Tensor& x, const std::vector<L
 /// What the backward pass needs of one branch.
 struct SavedBranch {
     std::shared_ptr<const FrozenMatrix> weight;
+    at::Tensor bias;
     std::vector<Update> updates;
 };
 
-/// Inputs in the order x, then a, b, gate, input of each update of each branch; one output per branch.
+/// Gradients an update has: a, b, gate, input, then a, b, weights of each bank.
+size_t slots_of(size_t banks) {
+    return 4 + 3 * banks;
+}
+
+/// Inputs: x, then the slots of each update of each branch; one output per branch.
 class AdaptedLinearNode final : public SavedNode {
   public:
     std::string name() const override { return "AdaptedLinear"; }
@@ -170,24 +262,44 @@ class AdaptedLinearNode final : public SavedNode {
     RowBegin rows;
     std::vector<SavedBranch> branches;
 
+    /// The outputs again: u is kept, so the frozen product and the way up are all there is to do.
+    std::vector<at::Tensor> outputs() {
+        at::NoGradGuard no_grad;
+        input();
+        std::vector<at::Tensor> out;
+        for (SavedBranch& branch : branches) {
+            at::Tensor y = branch.weight->multiply(x);
+            if (branch.bias.defined()) y.add_(branch.bias);
+            for (Update& update : branch.updates) {
+                if (!update.banks.empty()) mix_banks(update, x.scalar_type());
+                add_up(update, rows, y);
+            }
+            out.push_back(std::move(y));
+        }
+        return out;
+    }
+
   protected:
     List backward(List&& gradients) override {
         List result(1);
-        if (!x.defined() && recompute) x = recompute();
+        input();
         for (size_t i = 0; i < branches.size(); ++i) {
-            const size_t first = result.size();
-            result.resize(first + 4 * branches[i].updates.size());
+            size_t slot = result.size(), end = slot;
+            for (const Update& update : branches[i].updates) end += slots_of(update.banks.size());
+            result.resize(end);
             if (!gradients[i].defined()) continue;
             const at::Tensor dy = gradients[i].contiguous();
             gradients[i] = at::Tensor();
             if (wants(0)) {
                 const at::Tensor weight = branches[i].weight->dense();
                 const bool add = result[0].defined();
-                if (!add) result[0] = at::empty({dy.size(0), weight.size(1)}, dy.options());
-                multiply_rows(result[0], dy, weight, add);
+                if (!add) result[0] = new_buffer({dy.size(0), weight.size(1)}, dy.options());
+                multiply_rows(result[0], dy, weight, add, true);
             }
-            for (size_t u = 0; u < branches[i].updates.size(); ++u)
-                one(branches[i].updates[u], dy, result, first + 4 * u);
+            for (Update& update : branches[i].updates) {
+                one(update, dy, result, slot);
+                slot += slots_of(update.banks.size());
+            }
         }
         return result;
     }
@@ -199,6 +311,36 @@ class AdaptedLinearNode final : public SavedNode {
     }
 
   private:
+    void input() {
+        if (!x.defined() && recompute) x = recompute();
+    }
+
+    bool wants_bank(size_t first, size_t banks) const {
+        for (size_t i = 0; i < 3 * banks; ++i)
+            if (wants(first + i)) return true;
+        return false;
+    }
+
+    /// Gradients of the mixed pair, taken apart.
+    void unmix(const Update& update, const at::Tensor& da, const at::Tensor& db, List& result,
+               size_t slot) const {
+        for (const FactorBank& bank : update.banks) {
+            const at::Tensor weights = wants(slot + 2) ? at::zeros_like(bank.weights) : at::Tensor();
+            for (const bool up : {false, true}) {
+                const at::Tensor &skills = up ? bank.b : bank.a, &pair = up ? db : da;
+                const at::Tensor gradient = wants(slot + up) ? new_buffer_like(skills) : at::Tensor();
+                if (gradient.defined() || weights.defined())
+                    ops_of(da).mix_factors_backward(mix_of(bank, up, update.shape.ranks_in),
+                                                    skills.data_ptr<float>(), bank.weights.data_ptr<float>(),
+                                                    pair.data_ptr<float>() + place_of(bank, up),
+                                                    float_or_null(gradient), float_or_null(weights));
+                result[slot + up] = gradient;
+            }
+            result[slot + 2] = weights;
+            slot += 3;
+        }
+    }
+
     void one(Update& update, const at::Tensor& dy, List& result, size_t slot) {
         const auto& ops = ops_of(dy);
         const auto type = float_of(dy.scalar_type());
@@ -209,11 +351,13 @@ class AdaptedLinearNode final : public SavedNode {
         if (own_input && wants(slot + 3)) result[slot + 3] = at::zeros_like(input);
         const at::Tensor& dinput = result[own_input ? slot + 3 : 0];
         const bool want_da = wants(slot), want_db = wants(slot + 1),
-                   want_gate = update.gated() && wants(slot + 2);
-        if (!want_da && !want_db && !want_gate && !dinput.defined()) return;
+                   want_gate = update.gated() && wants(slot + 2),
+                   want_banks = wants_bank(slot + 4, update.banks.size());
+        if (!want_da && !want_db && !want_gate && !want_banks && !dinput.defined()) return;
 
-        at::Tensor da = at::zeros(update.a.sizes(), floats_like(dy));
-        at::Tensor db = at::zeros(update.b.sizes(), floats_like(dy));
+        if (!update.banks.empty()) mix_banks(update, dy.scalar_type());
+        at::Tensor da = new_zeros(update.a.sizes(), floats_like(dy));
+        at::Tensor db = new_zeros(update.b.sizes(), floats_like(dy));
         at::Tensor dv = at::empty({tokens, shape.ranks_out}, floats_like(dy));
         const at::Tensor v = gated(update, rows, update.u);
         ops.low_rank_up_backward(type, dy.data_ptr(), v.data_ptr<float>(), update.b.data_ptr(),
@@ -235,6 +379,8 @@ class AdaptedLinearNode final : public SavedNode {
         if (want_da) result[slot] = da.to(update.a_dtype);
         if (want_db) result[slot + 1] = db.to(update.b_dtype);
         if (want_gate) result[slot + 2] = dgate.to(update.gate_dtype);
+        if (want_banks) unmix(update, da, db, result, slot + 4);
+        if (!update.banks.empty()) update.a = update.b = at::Tensor();
     }
 };
 
@@ -246,7 +392,11 @@ bool reads(const LinearBranch& branch) {
 }  // namespace
 
 std::vector<at::Tensor> adapted_linears(const at::Tensor& x, std::vector<LinearBranch> branches,
-                                        const RowBegin& rows, std::function<at::Tensor()> recompute) {
+                                        const RowBegin& rows, std::function<at::Tensor()> recompute,
+                                        Replay* replay) {
+    if (!ops_of(x).mix_factors)
+        for (LinearBranch& branch : branches)
+            for (LowRank& update : branch.updates) update = with_mixed_factors(std::move(update));
     bool recorded = needs_gradient(x), reads_x = false;
     SavedNode::List inputs{x};
     for (const LinearBranch& branch : branches) {
@@ -257,6 +407,10 @@ std::vector<at::Tensor> adapted_linears(const at::Tensor& x, std::vector<LinearB
             if (raw.of_row) continue;
             recorded |= needs_gradient(raw.a, raw.b, raw.gate, raw.input);
             inputs.insert(inputs.end(), {raw.a, raw.b, raw.gate, raw.input});
+            for (const FactorBank& bank : raw.banks) {
+                recorded |= needs_gradient(bank.a, bank.b, bank.weights);
+                inputs.insert(inputs.end(), {bank.a, bank.b, bank.weights});
+            }
         }
     }
     check(!rows.empty() && rows.front() == 0 && rows.back() == x.size(0), "rows do not cover x");
@@ -272,7 +426,7 @@ std::vector<at::Tensor> adapted_linears(const at::Tensor& x, std::vector<LinearB
             const LinearBranch& branch = branches[i];
             at::Tensor y = packed.empty() ? branch.weight->multiply(base) : packed[i];
             if (packed.empty() && branch.bias.defined()) y.add_(branch.bias);
-            SavedBranch kept{branch.weight, {}};
+            SavedBranch kept{branch.weight, branch.bias, {}};
             for (const LowRank& raw : branch.updates) {
                 if (raw.of_row) {
                     check(!recorded, "rows' own pairs have no gradients");
@@ -299,6 +453,7 @@ std::vector<at::Tensor> adapted_linears(const at::Tensor& x, std::vector<LinearB
     else if (reads_x)
         node->x = base;
     record(node, inputs, outputs);
+    if (replay && (node->x.defined() || node->recompute)) *replay = [node] { return node->outputs(); };
     return outputs;
 }
 

@@ -27,10 +27,22 @@ enum class Gate {
     full,      ///< gate [*, R1 * R2]: v_j = sum_i gate[i R2 + j] u_i  (MoR1E flex; R1 = ranks of a, R2 of b)
 };
 
+/// Skills that the operator itself mixes into one pair per group, a'[g] = sum_k w[g, block, k] a[skill(g, k)]
+/// and b' alike. Nothing of the size of all groups' factors stays in memory, and a gradient comes back per
+/// skill.
+struct FactorBank {
+    at::Tensor a;        ///< [S, r, d_in] float32
+    at::Tensor b;        ///< [S, d_out, r] float32
+    at::Tensor weights;  ///< [G, H, K]: H contiguous blocks of the input (for a) and output features (for b)
+    std::vector<int32_t> chosen;  ///< [G K] skills of each group; empty = all of them in order, K = S
+    int64_t rank_begin = 0;  ///< where its ranks start in the pair; banks that start at the same one add up
+};
+
 /// A low-rank update of one site for one batch. Tensors may carry autograd history.
 struct LowRank {
-    at::Tensor a;  ///< [G, R, d_in]: G groups (1 = every row the same)
-    at::Tensor b;  ///< [G, d_out, R]
+    at::Tensor a;                   ///< [G, R, d_in]: G groups (1 = every row the same)
+    at::Tensor b;                   ///< [G, d_out, R]
+    std::vector<FactorBank> banks;  ///< instead of a and b
     /// Group of each row; -1 = no update for that row. Empty: every row uses group 0.
     std::vector<int32_t> group_of_row;
     Gate gate_kind = Gate::none;
@@ -63,9 +75,14 @@ struct LinearBranch {
     std::vector<LowRank> updates;
 };
 
+/// Makes the outputs of a recorded adapted_linears again, bit for bit, before its own backward pass.
+using Replay = std::function<std::vector<at::Tensor>()>;
+
 /// adapted_linear for every branch as one autograd node, so that the gradient of x is summed in one buffer.
 /// `recompute` (optional) makes x again when the backward pass needs it, so that the node need not keep it.
+/// `replay` (optional) is set when something is recorded.
 std::vector<at::Tensor> adapted_linears(const at::Tensor& x, std::vector<LinearBranch> branches,
-                                        const RowBegin& rows, std::function<at::Tensor()> recompute = {});
+                                        const RowBegin& rows, std::function<at::Tensor()> recompute = {},
+                                        Replay* replay = nullptr);
 
 }  // namespace polyad

@@ -1,5 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // From files to a backbone: options decided, tokenizer attached, family dispatched.
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/mm.h>
+
 #include "backbone/backbone.h"
 #include "backbone/bart.h"
 #include "backbone/bert.h"
@@ -10,6 +14,13 @@
 #include "io/model_files.h"
 
 namespace polyad {
+
+at::Tensor Backbone::frozen_product(const std::string& path, const at::Tensor& x) const {
+    const at::NoGradGuard no_grad;
+    const at::Tensor weight = frozen(path + ".weight");
+    return weight.defined() ? at::mm(x.detach().to(at::kFloat), weight.t()) : at::Tensor();
+}
+
 namespace {
 
 LoadPlan decide(const BackboneOptions& options) {

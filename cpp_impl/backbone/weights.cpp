@@ -6,6 +6,7 @@
 
 #include <cstring>
 
+#include "backbone/buffer_pool.h"
 #include "backbone/device.h"
 #include "backbone/frozen_gemm.h"
 #include "base/error.h"
@@ -134,13 +135,13 @@ std::optional<kernels::PanelBranch> FrozenMatrix::panels(int64_t tokens) const {
 }
 
 at::Tensor FrozenMatrix::multiply(const at::Tensor& x) const {
-    at::Tensor y = at::empty({x.size(0), rows_}, x.options());
+    at::Tensor y = new_buffer({x.size(0), rows_}, x.options());
     if (blocks_.defined() && block_elements(stored_.dtype) > 1 && x.size(0) <= few)
         ops_on(device_).multiply_packed(quant_of(stored_.dtype), blocks_.const_data_ptr(), nullptr,
                                         float_of(x.scalar_type()), x.const_data_ptr(), x.size(0), rows_,
                                         columns_, y.data_ptr());
     else
-        multiply_rows(y, x, dense().t(), false);
+        multiply_rows(y, x, dense().t(), false, true);
     return y;
 }
 

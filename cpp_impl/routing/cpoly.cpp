@@ -5,11 +5,9 @@
 //     private mix factors_joint:  y = W0 x + s (B_c + B_p)((A_c + A_p) x) products     :  y = W0 x + s (
 //     sum_i w_i B_i(A_i x) + sum_j v_j B_j(A_j x) )
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/bmm.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/eye.h>
 #include <ATen/ops/full.h>
-#include <ATen/ops/mm.h>
 #include <ATen/ops/sigmoid.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/tensor.h>
@@ -74,10 +72,7 @@ class CPoly : public TaskRoutedMethod {
     /// v [G, T K] of every table.
     std::vector<at::Tensor> dense_specific(const RowGroups& groups) const;
 
-    struct Private {
-        at::Tensor a, b;  ///< [G, r, d_in], [G, d_out, r]
-    };
-    Private mix_private(size_t site, const Mixture& mixture) const;
+    FactorBank private_bank(size_t site, const Mixture& mixture) const;
     LowRank private_products(size_t site, const Mixture& mixture) const;
     /// Rows of the private bank that the groups' own tasks have: [G K].
     at::Tensor own_rows(const RowGroups& groups) const;
@@ -186,20 +181,18 @@ Mixture CPoly::mix(RowGroups groups, const at::Tensor& u) const {
     return mixture;
 }
 
-CPoly::Private CPoly::mix_private(size_t site, const Mixture& mixture) const {
-    const at::Tensor &a = value(private_down_[site]), &b = value(private_up_[site]);
-    const int64_t groups = mixture.groups.size(), k = own_.per_task;
+FactorBank CPoly::private_bank(size_t site, const Mixture& mixture) const {
+    FactorBank bank{value(private_down_[site]), value(private_up_[site]), {}, {}, 0};
     const size_t table = sharing_.table_of_site[site];
     if (!mixture.specific.empty()) {
-        const at::Tensor weights = mixture.specific[table].unsqueeze(1);  // no splits
-        return {mix_down(weights, a), mix_up(weights, b)};
+        bank.weights = mixture.specific[table].unsqueeze(1);  // no splits
+        return bank;
     }
-    const at::Tensor rows = own_rows(mixture.groups);
-    at::Tensor own_a = a.index_select(0, rows), own_b = b.index_select(0, rows);
-    if (k == 1 && own_.routing == "one_hot") return {own_a, own_b};
-    const at::Tensor weights = own_weights(table, mixture.groups).unsqueeze(1);
-    return {at::bmm(weights, own_a.view({groups, k, -1})).view({groups, a.size(1), a.size(2)}),
-            at::bmm(weights, own_b.view({groups, k, -1})).view({groups, b.size(1), b.size(2)})};
+    for (const MixtureKey& key : mixture.groups.keys)
+        for (int64_t k = 0; k < own_.per_task; ++k)
+            bank.chosen.push_back(static_cast<int32_t>(key.task * own_.per_task + k));
+    bank.weights = own_weights(table, mixture.groups).unsqueeze(1);
+    return bank;
 }
 
 LowRank CPoly::private_products(size_t site, const Mixture& mixture) const {
@@ -208,6 +201,11 @@ LowRank CPoly::private_products(size_t site, const Mixture& mixture) const {
     const size_t table = sharing_.table_of_site[site];
     const at::Tensor row_group = row_index(mixture.groups);
     LowRank update;
+    if (mixture.specific.empty() && k == 1 && own_.routing == "one_hot") {  // each task's own, as it is
+        update.group_of_row = mixture.groups.group_of_row;
+        update.banks.push_back(private_bank(site, mixture));
+        return update;
+    }
     update.gate_kind = Gate::diagonal;
     if (!mixture.specific.empty()) {
         update.a = stack_down(a);
@@ -244,22 +242,11 @@ std::vector<LowRank> CPoly::update(size_t site, const Mixture& mixture) const {
     }
     LowRank update;
     update.group_of_row = mixture.groups.group_of_row;
-    if (has_common) {
-        update.a = mix_down(weights, value(down_[site]));
-        update.b = mix_up(weights, value(up_[site]));
-    }
+    if (has_common) update.banks.push_back({value(down_[site]), value(up_[site]), weights, {}, 0});
     if (has_private) {
-        const Private own = mix_private(site, mixture);
-        if (!has_common) {
-            update.a = own.a;
-            update.b = own.b;
-        } else if (options_.combine == "factors_joint") {
-            update.a = update.a + own.a;
-            update.b = update.b + own.b;
-        } else {  // one pair of rank 2r: the two halves do not meet
-            update.a = at::cat({update.a, own.a}, 1);
-            update.b = at::cat({update.b, own.b}, 2);
-        }
+        update.banks.push_back(private_bank(site, mixture));
+        // One pair of rank 2r whose halves do not meet; joint: both in the same r ranks.
+        if (has_common && options_.combine != "factors_joint") update.banks.back().rank_begin = options_.rank;
     }
     return {std::move(update)};
 }

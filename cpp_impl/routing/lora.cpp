@@ -11,9 +11,8 @@
 #include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/linalg_vector_norm.h>
+#include <ATen/ops/mm.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/ones_like.h>
 #include <ATen/ops/tensor.h>
@@ -59,6 +58,9 @@ class Lora final : public SiteMethod {
     std::unique_ptr<Adaptation> adapt(const RouteInput& input) override;
     int skill_count() const override { return 1; }
     bool needs_task() const override { return false; }
+    Sharing sharing(Mode mode) const override {
+        return mode == Mode::train && dropout_ > 0.0 ? Sharing::none : Sharing::all;
+    }
     bool exclusive() const override { return dora_; }
     bool causal() const override { return true; }
     void parameters_changed() override {
@@ -114,6 +116,7 @@ class Lora final : public SiteMethod {
         if (!backbone) fail(Code::invalid_config, "lora.use_dora: needs the backbone's weights");
         backbone_ = backbone;
         norms_.resize(sites_.size());
+        frozen_squares_.resize(sites_.size());
         for (size_t i = 0; i < sites_.size(); ++i) {
             at::Tensor m = maker_.zeros({sites_[i].d_out});
             if (maker_.fill() == Fill::initialised) m.copy_(norm(i));
@@ -127,11 +130,20 @@ class Lora final : public SiteMethod {
         const std::lock_guard lock(norm_mutex_);
         if (norms_[at].defined()) return norms_[at];
         at::NoGradGuard no_grad;
-        const at::Tensor frozen = backbone_->frozen(sites_[at].path + ".weight");
-        if (!frozen.defined())
-            fail(Code::unsupported, "lora.use_dora: '", sites_[at].path, "' has no weight of its own");
-        const at::Tensor whole = at::addmm(frozen, value(up_[at]), value(down_[at]), 1.0, scale_);
-        const at::Tensor length = at::linalg_vector_norm(whole, 2, {1});
+        at::Tensor& own = frozen_squares_[at];
+        if (!own.defined()) {
+            const at::Tensor frozen = backbone_->frozen(sites_[at].path + ".weight");
+            if (!frozen.defined())
+                fail(Code::unsupported, "lora.use_dora: '", sites_[at].path, "' has no weight of its own");
+            own = (frozen * frozen).sum(1);
+        }
+        // ||w + s b A||^2 = ||w||^2 + 2 s b . (A w) + s^2 b (A A^T) b^T, row by row: W0 is read once, as it
+        // lies.
+        const at::Tensor &a = value(down_[at]), &b = value(up_[at]);
+        const at::Tensor across = backbone_->frozen_product(sites_[at].path, a).t();
+        const at::Tensor squares =
+            own + (b * (across * (2.0 * scale_) + at::mm(b, at::mm(a, a.t())) * (scale_ * scale_))).sum(1);
+        const at::Tensor length = squares.clamp_min(0.0).sqrt();
         // A row of zeros gives 0 whatever it is multiplied with, but not divided by 0.
         norms_[at] = at::where(length == 0, at::ones_like(length), length);
         return norms_[at];
@@ -144,7 +156,8 @@ class Lora final : public SiteMethod {
     std::vector<size_t> down_, up_, magnitude_;  ///< parameter indices per site
     const Backbone* backbone_ = nullptr;         ///< with use_dora
     mutable std::mutex norm_mutex_;
-    mutable std::vector<at::Tensor> norms_;  ///< with use_dora, per site
+    mutable std::vector<at::Tensor> norms_;           ///< with use_dora, per site
+    mutable std::vector<at::Tensor> frozen_squares_;  ///< ||W0||^2 per row; they never change
 };
 
 class LoraAdaptation final : public Adaptation {

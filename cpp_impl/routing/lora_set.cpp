@@ -101,6 +101,7 @@ class LoraSet final : public SiteMethod {
 
     int skill_count() const override { return static_cast<int>(members_.size()); }
     bool needs_task() const override { return true; }
+    Sharing sharing(Mode) const override { return Sharing::task; }
 
     void set_training(const std::string& what) override {
         if (what != "all" && what != "router")

@@ -26,6 +26,13 @@ class Backbone;
 
 enum class Mode { train, eval };
 
+/// Which rows of a batch have the same mixture, so that tokens they begin with need computing once.
+enum class Sharing {
+    none,  ///< every row may have its own (noise drawn per row, routers that read the row)
+    task,  ///< rows of one task
+    all,   ///< all rows: what differs depends on nothing but the tokens so far
+};
+
 /// What a router found in a row's prompt, kept while its answer is generated. One per generated row; the
 /// method fills it when the row's prompt passes and reads it in every later step.
 struct RouteMemory {
@@ -85,6 +92,8 @@ class Method {
     virtual bool exclusive() const { return false; }
     /// Most positions prefix() puts before a row of `task`: room a cache must have.
     virtual int prefix_tokens(int /*task*/) const { return 0; }
+    /// Rows that may share a beginning in this mode (without explicit weights or recorded noise).
+    virtual Sharing sharing(Mode /*mode*/) const { return Sharing::none; }
     /// True when the router reads the row's prompt, so that a row must not be cut after it without a memory.
     virtual bool reads_prompt() const { return !needs_task(); }
     /// True when, given the task and explicit weights, what a position computes depends on the tokens up to

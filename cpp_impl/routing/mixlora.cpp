@@ -11,7 +11,6 @@
 // choice is e, P = mean probability.
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/cat.h>
-#include <ATen/ops/mm.h>
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/sort.h>
 #include <ATen/ops/tensor.h>
@@ -24,6 +23,7 @@
 #include "routing/method_table.h"
 #include "routing/router_tables.h"
 #include "routing/site_method.h"
+#include "skills/token_logits.h"
 
 namespace polyad {
 namespace {
@@ -106,7 +106,7 @@ class MixAdaptation final : public Adaptation {
         const at::Tensor router = block == Block::feed_forward ? method_.router(layer) : at::Tensor();
         if (!router.defined()) return 0;
         Decision d;
-        d.p = at::softmax(at::mm(x.to(at::kFloat), router.t()), -1);
+        d.p = at::softmax(token_logits(x, router), -1);
         const MixLora::Chosen chosen = method_.choose(d.p.detach());
         d.order = chosen.order;
         d.kept = chosen.kept;

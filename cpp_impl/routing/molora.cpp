@@ -14,7 +14,6 @@
 // A choice is one of a token's top_k experts, or its best one when routing is dense.
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/logsumexp.h>
-#include <ATen/ops/mm.h>
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/sort.h>
 #include <ATen/ops/tensor.h>
@@ -27,6 +26,7 @@
 #include "routing/method_table.h"
 #include "routing/token_routed.h"
 #include "skills/mixing.h"
+#include "skills/token_logits.h"
 
 namespace polyad {
 namespace {
@@ -57,9 +57,13 @@ class MoLora final : public TokenRoutedMethod {
     }
 
     int skill_count() const override { return static_cast<int>(experts_); }
+    /// The loss terms are means over all tokens: with them every token counts as often as it stands in a row.
+    Sharing sharing(Mode mode) const override {
+        return mode == Mode::train && balance_ + z_loss_ > 0.0 ? Sharing::none : Sharing::all;
+    }
 
     LowRank update(size_t site, const at::Tensor& x, const TokenRoute& route) const override {
-        const at::Tensor logits = at::mm(x.to(at::kFloat), value(router_[site]).t());
+        const at::Tensor logits = token_logits(x, value(router_[site]));
         const at::Tensor p = at::softmax(logits, -1);
         const at::Tensor weights = route.replace(select(p));
         if (route.losses && balance_ + z_loss_ > 0.0) route.losses->push_back(loss(logits, p));

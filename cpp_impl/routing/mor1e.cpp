@@ -7,7 +7,6 @@
 //     rank1     :  y = W0 x + Gamma B(c * (A x))              expert e = b_e a_e^T
 //     rank1_flex:  v_j = sum_i c[i r2 + j] (A x)_i,  y = W0 x + Gamma B v          expert (i, j) = b_j a_i^T
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/mm.h>
 #include <ATen/ops/sigmoid.h>
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/zeros_like.h>
@@ -15,6 +14,7 @@
 #include "base/error.h"
 #include "routing/method_table.h"
 #include "routing/token_routed.h"
+#include "skills/token_logits.h"
 
 namespace polyad {
 namespace {
@@ -52,11 +52,12 @@ class MoR1E final : public TokenRoutedMethod {
     }
 
     int skill_count() const override { return static_cast<int>(experts_); }
+    Sharing sharing(Mode) const override { return Sharing::all; }
 
     LowRank update(size_t site, const at::Tensor& x, const TokenRoute& route) const override {
         const at::Tensor omega = at::sigmoid(value(omega_[site]) * factor_);
         const at::Tensor gamma = at::sigmoid(value(gamma_[site]) * factor_);
-        at::Tensor c = at::softmax(at::mm(x.to(at::kFloat), value(router_[site]).t()), -1) * (omega * c_tok_);
+        at::Tensor c = at::softmax(token_logits(x, value(router_[site])), -1) * (omega * c_tok_);
         if (ablation_ == "router") c = at::zeros_like(c);
         if (ablation_ != "intuition" && route.intuition.defined())
             c = c + route.per_token(route.intuition.to(at::kFloat)) * ((1.0 - omega) * c_task_);

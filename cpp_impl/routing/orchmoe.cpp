@@ -182,8 +182,7 @@ LowRank OrchMoe::update(size_t site, const at::Tensor& weights) const {
         update.gate_per_token = options_.per_token;
         return update;
     }
-    update.a = mix_down(weights, value(down_[site]));
-    update.b = mix_up(weights, value(up_[site]));
+    update.banks.push_back({value(down_[site]), value(up_[site]), weights, {}, 0});
     for (int32_t row = 0; row < static_cast<int32_t>(weights.size(0)); ++row)
         update.group_of_row.push_back(row);
     return update;

@@ -49,8 +49,7 @@ class Poly final : public TaskRoutedMethod {
         const at::Tensor& weights = mixture.weights[sharing_.table_of_site[site]];
         LowRank update;
         if (options_.combine == "factors") {
-            update.a = mix_down(weights, a);
-            update.b = mix_up(weights, b);
+            update.banks.push_back({a, b, weights, {}, 0});
             update.group_of_row = mixture.groups.group_of_row;
         } else {
             update.a = stack_down(a);

@@ -199,8 +199,7 @@ at::Tensor TaskRoutedMethod::draw_noise(const RouteInput& input, int64_t groups)
 }
 
 std::unique_ptr<Adaptation> TaskRoutedMethod::adapt(const RouteInput& input) {
-    const bool sampling =
-        input.mode == Mode::train && options_.noise && options_.train != "uniform" && table_skills() > 0;
+    const bool sampling = samples(input.mode);
     RowGroups groups = group_rows(input, tasks_, skill_count(), sampling);
     if (input.mode == Mode::train || at::GradMode::is_enabled() || !collapses_well()) {
         // Noise is drawn only when a routed row is there to use it, but the state always moves by one draw.

@@ -41,6 +41,7 @@ class TaskRoutedMethod : public SiteMethod {
   public:
     std::unique_ptr<Adaptation> adapt(const RouteInput& input) override;
     bool needs_task() const override { return true; }
+    Sharing sharing(Mode mode) const override { return samples(mode) ? Sharing::none : Sharing::task; }
     std::optional<CollapsedSite> collapse(const Site& site, int task) override;
     std::vector<float> task_weights(int task) override;
     void parameters_changed() override;
@@ -79,6 +80,10 @@ class TaskRoutedMethod : public SiteMethod {
     RouterSharing sharing_;
 
   private:
+    /// True when every row draws noise of its own.
+    bool samples(Mode mode) const {
+        return mode == Mode::train && options_.noise && options_.train != "uniform" && table_skills() > 0;
+    }
     at::Tensor draw_noise(const RouteInput& input, int64_t groups) const;
 
     mutable std::mutex cache_mutex_;

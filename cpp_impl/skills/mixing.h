@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Many skills made into few low-rank pairs: averaging of factors, stacking of products, the Poly gate.
-// Everything here is differentiable in its tensors.
+// Many skills made into few low-rank pairs: stacking of products, the Poly gate (averaging of factors:
+// backbone/mixed_factors.h). Everything here is differentiable in its tensors.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "backbone/low_rank.h"
+#include "backbone/mixed_factors.h"
 
 namespace polyad {
 
@@ -18,12 +19,6 @@ struct SkillGate {
 };
 /// Relaxed Bernoulli z = sigmoid((l + log u - log(1-u)) / tau) with `u` defined, else z = sigmoid(l).
 SkillGate skill_gate(const at::Tensor& logits, const at::Tensor& u, double tau);
-
-/// A'[g, k, i] = sum_j w[g, block(i), j] a[j, k, i]: weights [G, H, S], a [S, r, d_in] -> [G, r, d_in].
-/// The H splits are contiguous blocks of the input features.
-at::Tensor mix_down(const at::Tensor& weights, const at::Tensor& a);
-/// The same for b [S, d_out, r], blocks of output features -> [G, d_out, r].
-at::Tensor mix_up(const at::Tensor& weights, const at::Tensor& b);
 
 /// All skills at full rank, skill by skill: [S, r, d_in] -> [1, S r, d_in].
 at::Tensor stack_down(const at::Tensor& a);

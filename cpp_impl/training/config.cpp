@@ -81,6 +81,8 @@ TrainingConfig TrainingConfig::from_json(const Json& object) {
     out.early_stop_patience =
         static_cast<int>(read.integer("early_stop_patience", out.early_stop_patience, 0, 1 << 30));
     out.keep_best = read.boolean("keep_best", out.keep_best);
+    out.share_prefixes = read.boolean("share_prefixes", out.share_prefixes);
+    out.activation_memory_mib = read.integer("activation_memory_mib", out.activation_memory_mib, 0, 1 << 24);
     out.checkpoint = read.string("checkpoint", "");
     out.checkpoint_every = read.integer("checkpoint_every", out.checkpoint_every, 0, many);
     out.threads = static_cast<int>(read.integer("threads", out.threads, 0, 1024));
@@ -111,6 +113,8 @@ Json TrainingConfig::to_json() const {
                 {"validation_examples", validation_examples},
                 {"early_stop_patience", early_stop_patience},
                 {"keep_best", keep_best},
+                {"share_prefixes", share_prefixes},
+                {"activation_memory_mib", activation_memory_mib},
                 {"checkpoint", checkpoint},
                 {"checkpoint_every", checkpoint_every},
                 {"threads", threads}};

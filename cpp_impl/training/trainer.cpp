@@ -11,11 +11,12 @@
 #include <set>
 #include <utility>
 
+#include "backbone/buffer_pool.h"
 #include "backbone/device.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "evaluation/routing_statistics.h"
-#include "routing/clusters.h"
+#include "training/packed_forward.h"
 
 namespace polyad {
 namespace {
@@ -28,49 +29,6 @@ constexpr size_t speed_window = 16;              // steps
 double seconds_since(Clock::time_point begin) {
     return std::chrono::duration<double>(Clock::now() - begin).count();
 }
-
-/// A packed forward: batch, routing, and where its answers are predicted.
-struct Forward {
-    Batch batch;
-    RouteInput route;
-    std::vector<int64_t> positions;  ///< of answer targets
-    std::vector<int32_t> targets;
-    std::vector<int32_t> row_of_target;
-
-    Forward(const Backbone& backbone, const std::vector<TrainingRow>& rows, Mode mode, Generator* noise) {
-        std::vector<const EncodedExample*> examples;
-        std::vector<const std::vector<float>*> intuition;
-        for (const TrainingRow& row : rows) {
-            examples.push_back(row.example.get());
-            route.task_ids.push_back(row.task);
-            intuition.push_back(&row.intuition);
-        }
-        batch = pack(examples, backbone.info().decoder_start);
-        route.row_begin = batch.row_begin;
-        route.source_begin = batch.source_begin;
-        route.prompt_length = batch.prompt_length;
-        route.intuition = intuition_rows(intuition);
-        route.mode = mode;
-        route.noise = noise;
-        for (int b = 0; b < batch.rows(); ++b)
-            for (int32_t n = batch.row_begin[static_cast<size_t>(b)];
-                 n < batch.row_begin[static_cast<size_t>(b) + 1]; ++n)
-                if (const int32_t target = batch.targets[static_cast<size_t>(n)]; target >= 0) {
-                    positions.push_back(n);
-                    targets.push_back(target);
-                    row_of_target.push_back(b);
-                }
-    }
-
-    /// Only answer positions pass the output head.
-    at::Tensor answer_nll(const Backbone& backbone, Adaptation& adaptation, double label_smoothing) const {
-        ForwardOptions options;
-        options.adaptation = &adaptation;
-        const at::Tensor hidden = backbone.hidden(batch, options);
-        const at::Tensor answers = hidden.index_select(0, device_list(positions, hidden.device()));
-        return backbone.token_nll(answers, targets, label_smoothing);
-    }
-};
 
 }  // namespace
 
@@ -96,6 +54,10 @@ Trainer::Trainer(std::shared_ptr<Skillset> skillset, std::shared_ptr<const Datas
                             ? config_.validation_every
                             : std::max<int64_t>(1, std::llround(std::ceil(steps_per_epoch)));
     encode_validation();
+}
+
+Trainer::~Trainer() {
+    release_idle_buffers();
 }
 
 void Trainer::encode_validation() {
@@ -156,7 +118,8 @@ void Trainer::refuse_number(const std::string& what, const std::vector<int>& dat
 
 double Trainer::accumulate(const Rows& rows, double answer_tokens_of_step, double share_of_step) {
     Method& method = skillset_->method();
-    const Forward forward(*skillset_->backbone(), rows, Mode::train, &noise_);
+    PackedForward forward(*skillset_->backbone(), method, rows, Mode::train, &noise_, config_.share_prefixes);
+    forward.activation_bytes = config_.activation_memory_mib << 20;
     const std::unique_ptr<Adaptation> adaptation = method.adapt(forward.route);
     const at::Tensor nll = forward.answer_nll(*skillset_->backbone(), *adaptation, config_.label_smoothing);
 
@@ -264,8 +227,10 @@ double Trainer::mean_validation_loss() {
     int64_t count = 0;
     for (const Rows& part : split(validation_rows_, 2 * config_.batch_size)) {
         check_cancelled();
-        const Forward forward(*skillset_->backbone(), part, Mode::eval, nullptr);
-        const std::unique_ptr<Adaptation> adaptation = skillset_->method().adapt(forward.route);
+        Method& method = skillset_->method();
+        const PackedForward forward(*skillset_->backbone(), method, part, Mode::eval, nullptr,
+                                    config_.share_prefixes);
+        const std::unique_ptr<Adaptation> adaptation = method.adapt(forward.route);
         const at::Tensor nll = on_host(forward.answer_nll(*skillset_->backbone(), *adaptation, 0.0));
         for (int64_t i = 0; i < nll.numel(); ++i) sum += nll.const_data_ptr<float>()[i];
         count += nll.numel();
@@ -304,6 +269,7 @@ void Trainer::finish_if_over() {
         best_.clear();
     }
     progress_.done = true;
+    release_idle_buffers();
     progress_.seconds_left = 0.0;
     Json training = {{"steps", progress_.step},
                      {"tokens", progress_.tokens},

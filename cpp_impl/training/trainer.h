@@ -46,6 +46,8 @@ class Trainer {
     /// are encoded here, so that one that is too long is refused before training begins, with its task and
     /// example.
     Trainer(std::shared_ptr<Skillset> skillset, std::shared_ptr<const Dataset> dataset, const Json& config);
+    /// Gives the memory its steps went round in back to the system.
+    ~Trainer();
 
     /// One optimiser step, and the validation and checkpoint that fall due with it. Code::numeric_error (NaN
     /// or infinite loss or gradient, with step and task), Code::cancelled, Code::wrong_state (already done).
