@@ -7,7 +7,8 @@ namespace claims {
 struct Configuration {
     const char* name;    ///< short, also the name of its files
     const char* group;   ///< "active": rank 8 in use per site; "trainable": as many parameters as C-Poly;
-                         ///< "own": as published
+                         ///< "own": as published;
+                         ///< "scale": one of "active" with another alpha
     const char* method;  ///< configuration; $TASKS = number of training tasks, $ENCODER = sentence encoder
     /// Few-shot: "" = the trained skillset gets the new task as a row and goes on; else a fresh skillset of
     /// this configuration, $BUNDLE = the trained one (PEMT's second stage).
@@ -52,6 +53,17 @@ inline constexpr Configuration configurations[] = {
     {"xlora", "own", R"({"method": "xlora"})"},
     {"pemt", "own", R"({"method": "pemt_source", "rank": 16})",
      R"({"method": "pemt", "sources": ["$BUNDLE"]})"},
+    // What an update counts, alpha / rank, differs by default: 0.5 for Poly and its kin at rank 2, 1 for
+    // LoRA, 4 for MOELoRA, 8
+    // for MoLoRA. At one learning rate and few steps that alone can decide, so here is MoLoRA's scale for the
+    // others.
+    {"lora_r8_x8", "scale", R"({"method": "lora", "rank": 8, "alpha": 64})"},
+    {"poly_4x2_x8", "scale", R"({"method": "poly", "n_skills": 4, "rank": 2, "alpha": 16})"},
+    {"mhr_4x2_x8", "scale", R"({"method": "mhr", "n_skills": 4, "rank": 2, "n_splits": 8, "alpha": 16})"},
+    {"orchmoe_4x2_x8", "scale", R"({"method": "orchmoe", "n_skills": 4, "rank": 2, "alpha": 16})"},
+    {"cpoly_3+1x2_x8", "scale",
+     R"({"method": "cpoly", "common_skills": 3, "private_skills": 1, "rank": 2, "alpha": 16})"},
+    {"molora_4x2_x1", "scale", R"({"method": "molora", "n_experts": 4, "rank": 2, "alpha": 2})"},
 };
 
 }  // namespace claims

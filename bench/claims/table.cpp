@@ -127,7 +127,8 @@ std::string tables(const Results& results) {
     for (const auto& [group, title] :
          {std::pair{"active", "Equal active parameters: rank 8 in use at every site"},
           std::pair{"trainable", "Equal trainable parameters: 54 ranks at every site, as C-Poly has"},
-          std::pair{"own", "As published, with their own sizes"}}) {
+          std::pair{"own", "As published, with their own sizes"},
+          std::pair{"scale", "Equal active parameters at another scale: alpha / rank = 8 (x8) or 1 (x1)"}}) {
         std::ostringstream rows;
         for (const Configuration& configuration : configurations) {
             if (std::string(configuration.group) != group) continue;
