@@ -73,15 +73,6 @@ void add_tokens(const float* v, int64_t tokens, int64_t rank, const T* b, int64_
     }
 }
 
-/// Asks for memory that is read soon: a decoded token reads its pair once, in pieces too short for the
-/// hardware to run ahead in.
-template <class T>
-inline void ask_for(const void* data, int64_t count) {
-    const auto* at = static_cast<const char*>(data);
-    for (int64_t i = 0; i < count * static_cast<int64_t>(sizeof(T)); i += 64)
-        __builtin_prefetch(at + i, 0, 2);
-}
-
 template <class T>
 void run(const T* x, const RowFactors* of_row, Rows rows, int64_t d_in, int64_t d_out, T* y) {
     int64_t pieces = 0;
@@ -106,8 +97,12 @@ void run(const T* x, const RowFactors* of_row, Rows rows, int64_t d_in, int64_t 
         const RowFactors& pair = of_row[row];
         const int64_t tokens = end - begin, rank = pair.rank;
         if (tokens <= few_tokens) {
-            ask_for<T>(pair.b, rank * d_out);
-            if (i + 1 < count) ask_for<T>(of_row[piece[i + 1].row].a, of_row[piece[i + 1].row].rank * d_in);
+            // A decoded token reads its pair once.
+            ask_for(pair.b, rank * d_out * static_cast<int64_t>(sizeof(T)));
+            if (i + 1 < count) {
+                const RowFactors& then = of_row[piece[i + 1].row];
+                ask_for(then.a, then.rank * d_in * static_cast<int64_t>(sizeof(T)));
+            }
         }
         float few[256];
         const Scratch<float> many(tokens * rank > 256 ? tokens * rank : 0);

@@ -26,13 +26,15 @@ struct Input {
           scale(type == Float::bf16 ? n * groups : 0),
           sum(n * groups * parts_of_group),
           whole(type == Float::bf16 ? n * groups * parts_of_group : 0),
-          values(type == Float::f32 ? static_cast<const float*>(x) : nullptr) {
-        for (int64_t t = 0; t < n; ++t)
-            for (int64_t g = 0; g < groups; ++g)
-                if (values)
-                    add_up(t, g);
-                else
-                    quantise(static_cast<const bf16*>(x) + t * columns + g * group_size, t, g);
+          values(type == Float::f32 ? static_cast<const float*>(x) : nullptr) {}
+
+    /// Makes the i-th of n * groups groups from x.
+    void prepare(const void* x, int64_t i) const {
+        const int64_t t = i / groups, g = i % groups;
+        if (values)
+            add_up(t, g);
+        else
+            quantise(static_cast<const bf16*>(x) + t * columns + g * group_size, t, g);
     }
 
     int64_t columns, groups;
@@ -43,7 +45,7 @@ struct Input {
     const float* values;     ///< x itself when it is float32
 
   private:
-    void add_up(int64_t t, int64_t g) {
+    void add_up(int64_t t, int64_t g) const {
         const float* x = values + t * columns + g * group_size;
         for (int part = 0; part < parts_of_group; ++part) {
             vf s{};
@@ -52,7 +54,7 @@ struct Input {
         }
     }
 
-    void quantise(const bf16* x, int64_t t, int64_t g) {
+    void quantise(const bf16* x, int64_t t, int64_t g) const {
         vf v[group_size / lanes];
         vu top{};
         for (int i = 0; i < group_size / lanes; ++i) {
@@ -154,15 +156,19 @@ struct FloatSums {
     }
 };
 
-/// `Tokens` tokens from t on times one panel.
+/// `Tokens` tokens from t on times one panel. On the way `next`, the panel that follows (or null), is asked
+/// for: panels are too short for the hardware to run ahead in, and would each be waited for.
 template <class Codes, class Scales, int Tokens, template <class, class, int> class Sums>
-inline void panel_product(const uint8_t* panel, const Input& in, int64_t t, vf* out) {
+inline void panel_product(const uint8_t* panel, const uint8_t* next, const Input& in, int64_t t, vf* out) {
     using Group = Sums<Codes, Scales, Tokens>;
     const uint8_t* scales = panel + in.groups * Codes::bytes * lanes;
+    const int64_t share = next ? panel_size<Codes, Scales>(in.columns) / in.groups : 0;
     vf total[Tokens];
 #pragma GCC unroll 8
     for (int i = 0; i < Tokens; ++i) total[i] = vf{};
     for (int64_t g = 0; g < in.groups; ++g) {
+        for (int64_t byte = g * share & -64; byte < (g + 1) * share; byte += 64)
+            __builtin_prefetch(next + byte, 0, 3);
         vf sums[Group::parts][Tokens];
         Group::group(panel + g * Codes::bytes * lanes, in, t, g, sums);
 #pragma GCC unroll 2
@@ -182,7 +188,7 @@ inline void panel_product(const uint8_t* panel, const Input& in, int64_t t, vf* 
     for (int i = 0; i < Tokens; ++i) out[i] = total[i];
 }
 
-using PanelKernel = void (*)(const uint8_t* panel, const Input& in, int64_t t, vf* out);
+using PanelKernel = void (*)(const uint8_t* panel, const uint8_t* next, const Input& in, int64_t t, vf* out);
 
 /// Kernels of one layout for 1, 2, 4 and most tokens.
 struct Kernels {
@@ -210,6 +216,12 @@ struct Call {
     float* v;                     ///< [branches, n, most_rank] scale A x
 };
 
+/// Ranks of a token's pair that one thread multiplies at a time: one token's few sites still feed all
+/// threads.
+constexpr int32_t rank_piece = 4;
+/// Elements of B that are asked for ahead of their panel.
+constexpr int64_t b_ahead = 32;
+
 /// A panel's sums of one token with what else belongs to them, stored.
 template <class T>
 void finish(const PanelBranch& branch, const Call& call, const float* v, int64_t t, int64_t row, vf value) {
@@ -220,8 +232,10 @@ void finish(const PanelBranch& branch, const Call& call, const float* v, int64_t
             const T* b = static_cast<const T*>(pair.b) + row;
             const float* of_token = v + t * call.most_rank;
             if (pair.a)
-                for (int32_t r = 0; r < pair.rank; ++r)
+                for (int32_t r = 0; r < pair.rank; ++r) {
+                    __builtin_prefetch(b + r * branch.rows + b_ahead, 0, 3);
                     value = fma(splat(of_token[r]), load(b + r * branch.rows, w), value);
+                }
         }
         if (branch.y_type == Float::f32)
             store(static_cast<float*>(branch.y) + t * branch.rows + row, value, w);
@@ -257,32 +271,54 @@ void multiply_all(Float type, const void* x, Rows rows, int64_t columns, const P
     const Scratch<float> v(updated * n * most_rank);
     const Call call{row_of_token.get(), most_rank, v.get()};
 
-#pragma omp parallel if (first[count] * lanes * columns >= parallel_elements)
+    const int64_t panels = first[count], pieces = (most_rank + rank_piece - 1) / rank_piece;
+    struct Place {
+        int32_t branch;
+        int64_t panel;  ///< of the branch
+        const uint8_t* data;
+    };
+    const auto place = [&](int64_t panel) {
+        int32_t i = 0;
+        while (panel >= first[i + 1]) ++i;
+        const int64_t own = panel - first[i];
+        return Place{i, own, static_cast<const uint8_t*>(branches[i].panels) + own * kernels[i].panel_size};
+    };
+
+#pragma omp parallel if (panels * lanes * columns >= parallel_elements)
     {
-        if (most_rank > 0) {
+        const int64_t thread = omp_get_thread_num(), threads = omp_get_num_threads();
+        const int64_t begin = panels * thread / threads, end = panels * (thread + 1) / threads;
+        if (begin < end) ask_for(place(begin).data, kernels[place(begin).branch].panel_size);
+#pragma omp for schedule(static) nowait
+        for (int64_t i = 0; i < n * in.groups; ++i) in.prepare(x, i);
 #pragma omp for schedule(static)
-            for (int64_t i = 0; i < updated * n; ++i) {
-                const PanelBranch& branch = branches[i / n];
-                if (!branch.of_row) continue;
-                const int64_t t = i % n;
-                const RowFactors& pair = branch.of_row[call.row_of_token[t]];
-                if (pair.a)
-                    project(static_cast<const T*>(x) + t * columns, columns, static_cast<const T*>(pair.a),
-                            columns, 1, columns, pair.rank, pair.scale, call.v + i * most_rank, most_rank);
-            }
+        for (int64_t i = 0; i < updated * n * pieces; ++i) {
+            const int64_t of = i / pieces, t = of % n;
+            const auto pair_of = [&](int64_t of) {
+                const PanelBranch& branch = branches[of / n];
+                return branch.of_row ? branch.of_row[call.row_of_token[of % n]] : RowFactors{};
+            };
+            const RowFactors pair = pair_of(of);
+            const int64_t rank = i % pieces * rank_piece, ranks = least(pair.rank - rank, rank_piece);
+            if (!pair.a || ranks <= 0) continue;
+            const T* a = static_cast<const T*>(pair.a) + rank * columns;
+            const auto bytes = static_cast<int64_t>(sizeof(T)) * rank_piece * columns;
+            if (rank + rank_piece < pair.rank)
+                ask_for(a + rank_piece * columns, bytes);
+            else if (of + 1 < updated * n)
+                if (const RowFactors then = pair_of(of + 1); then.a) ask_for(then.a, bytes);
+            project(static_cast<const T*>(x) + t * columns, columns, a, columns, 1, columns, ranks,
+                    pair.scale, call.v + of * most_rank + rank, most_rank);
         }
-#pragma omp for schedule(static)
-        for (int64_t panel = 0; panel < first[count]; ++panel) {
-            int32_t i = 0;
-            while (panel >= first[i + 1]) ++i;
-            const int64_t own = panel - first[i];
-            const auto* data = static_cast<const uint8_t*>(branches[i].panels) + own * kernels[i].panel_size;
+        for (int64_t panel = begin; panel < end; ++panel) {
+            const auto [i, own, data] = place(panel);
+            const uint8_t* next = panel + 1 < end ? place(panel + 1).data : nullptr;
             for (int64_t t = 0; t < n;) {
                 const int64_t left = n - t;
                 const int which = left >= most_tokens ? 3 : left >= 4 ? 2 : left >= 2 ? 1 : 0;
                 const int64_t tokens = which == 3 ? most_tokens : int64_t{1} << which;
                 vf out[most_tokens];
-                kernels[i].of[which](data, in, t, out);
+                kernels[i].of[which](data, t == 0 ? next : nullptr, in, t, out);
                 for (int64_t j = 0; j < tokens; ++j)
                     finish<T>(branches[i], call, call.v + i * n * most_rank, t + j, own * lanes, out[j]);
                 t += tokens;

@@ -13,7 +13,12 @@ inline constexpr int token_tile = 3, rank_tile = 8;
 inline constexpr int token_tile = 2, rank_tile = 4;
 #endif
 
-/// sums[i] = sum of the lanes of a[i], for 8 vectors at once where shuffles make that cheap.
+/// Asks for memory that is read soon, once, and in pieces too short for the hardware to run ahead in.
+inline void ask_for(const void* data, int64_t bytes) {
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(static_cast<const char*>(data) + i, 0, 3);
+}
+
+/// sums[i] = sum of the lanes of a[i], for 8 or 4 vectors at once where shuffles make that cheap.
 template <int Count>
 __attribute__((always_inline)) inline void lane_sums(const vf (&a)[Count], float* sums) {
 #if defined(__AVX512F__)
@@ -35,6 +40,18 @@ __attribute__((always_inline)) inline void lane_sums(const vf (&a)[Count], float
         const __m512 total = _mm512_add_ps(all, swapped);
         const __m512 out = _mm512_shuffle_f32x4(total, total, 0x08);  // lanes 0 and 2
         _mm256_storeu_ps(sums, _mm512_castps512_ps256(out));
+        return;
+    }
+    if constexpr (Count == 4) {
+        __m512 pairs[2];
+        for (int i = 0; i < 2; ++i) {
+            const auto x = (__m512)a[2 * i], y = (__m512)a[2 * i + 1];
+            pairs[i] = _mm512_add_ps(_mm512_unpacklo_ps(x, y), _mm512_unpackhi_ps(x, y));
+        }
+        const auto x = (__m512d)pairs[0], y = (__m512d)pairs[1];
+        const __m512 quad = _mm512_add_ps((__m512)_mm512_unpacklo_pd(x, y), (__m512)_mm512_unpackhi_pd(x, y));
+        const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(quad), _mm512_extractf32x8_ps(quad, 1));
+        _mm_storeu_ps(sums, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
         return;
     }
 #endif
@@ -120,6 +137,9 @@ inline void project(const T* x, int64_t x_stride, const T* m, int64_t m_stride, 
     int64_t r = 0;
     for (; r + rank_tile <= rank; r += rank_tile)
         project_rows<T, rank_tile>(x, x_stride, m + r * m_stride, m_stride, rows, d, scale, u + r, u_stride);
+    if constexpr (rank_tile > 4)
+        for (; r + 4 <= rank; r += 4)
+            project_rows<T, 4>(x, x_stride, m + r * m_stride, m_stride, rows, d, scale, u + r, u_stride);
     for (; r + 2 <= rank; r += 2)
         project_rows<T, 2>(x, x_stride, m + r * m_stride, m_stride, rows, d, scale, u + r, u_stride);
     if (r < rank)
