@@ -9,6 +9,8 @@ namespace {
 
 /// Stacked queries up to which packing keys and values costs more than it saves.
 constexpr int64_t few_queries = 12;
+/// Keys whose memory is asked for ahead of them.
+constexpr int64_t ahead = 32;
 
 /// Offsets into one thread's scratch, in floats.
 struct Layout {
@@ -207,7 +209,18 @@ void direct(const Head<T>& head, const T* q, T* o, float* lse, float* scratch) {
     }
     if (begin > end) begin = end;
     const int64_t seen = end - begin;
+    // A head's part of a token is a few lines, too short a run for the hardware: the next ones are asked for.
+    const auto ask = [&](int64_t first, bool values) {
+        head.stretches(first, least(first + ahead, end), [&](int64_t, int64_t count, const T* k, const T* v) {
+            for (int64_t j = 0; j < count; ++j)
+                ask_for((values ? v : k) + j * head.kv_stride, d * static_cast<int64_t>(sizeof(T)));
+        });
+    };
     head.stretches(begin, end, [&](int64_t first, int64_t count, const T* k, const T*) {
+        if (first + count < end)
+            ask(first + count, false);
+        else
+            ask(begin, true);
         project(queries, d, k, head.kv_stride, rows, d, count, head.a.scale, scores + first - begin, stride);
     });
     for (int64_t r = 0; r < rows; ++r) {
@@ -243,6 +256,7 @@ void direct(const Head<T>& head, const T* q, T* o, float* lse, float* scratch) {
     }
     if (seen == 0) std::memset(out, 0, static_cast<size_t>(rows * width) * 4);
     head.stretches(begin, end, [&](int64_t first, int64_t count, const T*, const T* v) {
+        ask(first + count, true);
         mix_columns(scores + first - begin, stride, rows, v, head.kv_stride, count, d, out, width,
                     first != begin);
     });
