@@ -45,6 +45,18 @@ namespace Polyad
         }
 
         /// <summary>
+        /// The devices there are, with their memory and whether they can be used; and why there is no CUDA device, where there is none.
+        /// </summary>
+        public static Json Devices
+        {
+            get
+            {
+                NativeLoader.Load();
+                return Json.Parse(Loaded.Devices());
+            }
+        }
+
+        /// <summary>
         /// Where the library's log messages go; null silences, the default. The sink runs on a thread of its own, so it may block, throw,
         /// or call Polyad. What it throws is raised as <see cref="System.Threading.Tasks.TaskScheduler.UnobservedTaskException"/>, and
         /// the next message comes all the same.
@@ -62,6 +74,13 @@ namespace Polyad
 
             [MethodImpl(NativeLoader.AfterLoading)]
             internal static string BuildInfo() => Native.polyad_build_info();
+
+            [MethodImpl(NativeLoader.AfterLoading)]
+            internal static string Devices()
+            {
+                Native.polyad_devices(out IntPtr text);
+                return Utf8.Take(text);
+            }
 
             [MethodImpl(NativeLoader.AfterLoading)]
             internal static bool HasFeature(string name) => Native.polyad_has_feature(name) != 0;

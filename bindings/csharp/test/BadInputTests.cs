@@ -172,6 +172,27 @@ namespace Polyad.Tests
             Check.Same(new[] { "q_proj" }, method.TargetModules);
         }
 
+        public void DevicesAreNamed()
+        {
+            Json devices = PolyadLibrary.Devices;
+            Check.Equal("cpu", devices["devices"][0]["name"].AsString());
+            Check.That(devices["devices"][0]["usable"].AsBoolean());
+            using (var cpu = new Context(new ContextOptions { Threads = 1, Device = "cpu" }))
+            using (Backbone there = Backbone.Open(Fixture.ModelFile, new BackboneOptions { Precision = "fp32" }, cpu))
+            {
+                Check.Equal("cpu", there.Info["device"].AsString());
+                Check.Same(model.Logits(new[] { 1, 2 }), there.Logits(new[] { 1, 2 }));
+            }
+            Null(() => new Context(null));
+            NotAString(() => new Context(new ContextOptions { Device = "cpu\0" }));
+            Check.Throws<ArgumentOutOfRangeException>(() => new Context(new ContextOptions { MemoryBudget = -1 }));
+            Check.Refused(ErrorCode.InvalidArgument, "memory_budget", () => new Context(new ContextOptions { MemoryBudget = 1L << 33 }));
+            Check.Refused(ErrorCode.InvalidConfig, "abacus", () => new Context(new ContextOptions { Device = "abacus" }));
+            if (devices["cuda"].IsNull) return;
+            // No CUDA here: the refusal says why.
+            Check.Refused(ErrorCode.Unsupported, "CUDA", () => new Context(new ContextOptions { Device = "cuda" }));
+        }
+
         public void JsonReadsAndWrites()
         {
             Json json = Json.Parse(" {\"a\": [1, -2.5e3, true, null, \"\\u00e4\\n\\\"\"], \"b\": {}} ");
