@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -43,7 +44,7 @@ func TestTextsThatCannotBe(t *testing.T) {
 	if err != nil || len(ids) == 0 {
 		t.Fatal(ids, err)
 	}
-	huge := strings.Repeat("up ", 1<<18)
+	huge := strings.Repeat("up ", 1<<16)
 	if ids, err = model.Tokenize(huge); err != nil || len(ids) < 1000 {
 		t.Fatal(len(ids), err)
 	}
@@ -88,6 +89,49 @@ func TestTextsThatCannotBe(t *testing.T) {
 	refused(t, err, ErrInvalidArgument, "MaxTokens")
 	_, err = engine.Submit(ctx, Request{Tokens: []int32{-5}})
 	refused(t, err, ErrInvalidArgument, "-5")
+	_, err = engine.Submit(ctx, Request{Skillset: "words", Task: "up", Prompt: "c", Stop: []string{"a\x00"}})
+	refused(t, err, ErrInvalidArgument, "NUL")
+	for _, prompt := range []string{"", "a\x00b"} { // a prompt may be empty, and may hold one
+		answer, err := engine.Submit(ctx, Request{Skillset: "words", Task: "up", Prompt: prompt, MaxTokens: 2, IgnoreEOS: true})
+		must(t, err)
+		result, err := answer.Result()
+		must(t, err)
+		if len(result.Tokens) != 2 {
+			t.Errorf("prompt %q: %v", prompt, result.Tokens)
+		}
+	}
+	name := strings.Repeat("x", 1<<24)
+	refused(t, engine.Retire(name), ErrNotFound, "")
+	refused(t, engine.Retire(""), ErrInvalidArgument, "")
+	_, err = skills.TaskWeights(name)
+	refused(t, err, ErrUnknownTask, "")
+	_, err = OpenBackbone(modelFile(t), &BackboneOptions{Precision: name})
+	refused(t, err, ErrInvalidConfig, "precision")
+	if known, err := HasFeature(name); known || err != nil {
+		t.Error(known, err)
+	}
+	_, err = engine.Submit(ctx, Request{Skillset: "words", Task: "up", Prompt: huge})
+	refused(t, err, ErrContextOverflow, "")
+}
+
+func TestArraysOfTheWrongLength(t *testing.T) {
+	model, tasks := openModel(t), upAndDown(t)
+	skills, err := NewSkillset(model, tasks, method)
+	must(t, err)
+	defer skills.Close()
+	parameters, err := skills.Parameters()
+	must(t, err)
+	count := len(parameters)
+	for _, wrong := range []int{0, 1, count - 1, count + 1} {
+		refused(t, skills.SetParameters(make([]float32, wrong)), ErrInvalidArgument, strconv.Itoa(count))
+	}
+	info, err := model.Info()
+	must(t, err)
+	for _, wrong := range []int{0, info.Vocab - 1} {
+		refused(t, model.Logits(nil, "", []int32{1}, make([]float32, wrong)), ErrInvalidArgument, "")
+	}
+	refused(t, model.Logits(nil, "", nil, make([]float32, info.Vocab)), ErrInvalidArgument, "")
+	refused(t, model.Logits(nil, "", []int32{1 << 30}, make([]float32, info.Vocab)), ErrInvalidArgument, "")
 }
 
 // A sink that panics loses its message, not the program; one that calls the package works.
@@ -121,8 +165,34 @@ func TestLogSinkMayPanic(t *testing.T) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	must(t, SetLog(nil))
+	mu.Lock()
+	defer mu.Unlock()
 	if len(seen) == 0 {
 		t.Fatal("no message came")
+	}
+}
+
+// A sink may take itself away, and another may come.
+func TestLogSinkMaySilenceItself(t *testing.T) {
+	for i := 0; i < 20; i++ {
+		told := make(chan string, 1)
+		must(t, SetLog(func(level LogLevel, text string) {
+			if err := SetLog(nil); err != nil {
+				t.Error(err)
+			}
+			told <- text
+		}))
+		tasks, err := OpenDatasetBytes([]byte("{\"task\": \"up\", \"input\": \"a\", \"output\": \"up\"}\nno row\n"), &DatasetOptions{OnBadRow: "skip"})
+		must(t, err)
+		tasks.Close()
+		select {
+		case text := <-told:
+			if !strings.Contains(text, "skipped 1 bad row") {
+				t.Fatal(text)
+			}
+		case <-time.After(time.Minute):
+			t.Fatal("no message came")
+		}
 	}
 }
 

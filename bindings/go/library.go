@@ -3,6 +3,7 @@
 package polyad
 
 import (
+	"debug/elf"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -65,7 +66,7 @@ func find(explicit string) error {
 		if reason == "" {
 			return true
 		}
-		tried = append(tried, what+": "+reason)
+		tried = append(tried, what+": "+reason+otherProcessor(path))
 		return false
 	}
 	found := false
@@ -88,6 +89,24 @@ func find(explicit string) error {
 		return fmt.Errorf("%w; tried\n  %s", ErrLibrary, strings.Join(tried, "\n  "))
 	}
 	return checkVersion()
+}
+
+// otherProcessor says what the loader of glibc does not: that a file which is there is for another processor.
+func otherProcessor(path string) string {
+	library, err := elf.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer library.Close()
+	own, err := elf.Open("/proc/self/exe")
+	if err != nil {
+		return ""
+	}
+	defer own.Close()
+	if library.Machine == own.Machine && library.Class == own.Class {
+		return ""
+	}
+	return fmt.Sprintf(" (it is for %v, this program for %v)", library.Machine, own.Machine)
 }
 
 // checkVersion refuses a library these bindings were not made for.

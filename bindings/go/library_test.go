@@ -84,13 +84,12 @@ func TestLibraryIsFoundByOneRule(t *testing.T) {
 	foreign := filepath.Join(folder, "foreign.so")
 	self, err := os.ReadFile("/proc/self/exe")
 	must(t, err)
-	header := append([]byte(nil), self[:4096]...)
-	header[18] = 183 // e_machine: AArch64
-	if header[18] == self[18] {
-		header[18] = 62
+	right := self[18]                      // e_machine
+	if self[18] = 183; right == self[18] { // AArch64
+		self[18] = 62
 	}
-	must(t, os.WriteFile(foreign, header, 0o755))
-	expectOutput(t, probe(t, "use", foreign), foreign)
+	must(t, os.WriteFile(foreign, self, 0o755))
+	expectOutput(t, probe(t, "use", foreign), foreign, "it is for EM_", "this program for EM_")
 	must(t, os.WriteFile(foreign, []byte(strings.Repeat("no library", 100)), 0o755))
 	expectOutput(t, probe(t, "use", foreign), foreign, "ELF")
 

@@ -5,6 +5,7 @@ package polyad
 import (
 	"context"
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -26,21 +27,42 @@ func residentBytes(t testing.TB) int64 {
 
 // 100,000 objects made and closed do not let the memory grow.
 func TestCreateAndCloseDoNotGrow(t *testing.T) {
+	model, tasks := openModel(t), upAndDown(t)
 	line := []byte(`{"task": "up", "input": "a", "output": "up"}` + "\n")
-	round := func(count int) {
-		for i := 0; i < count; i++ {
-			tasks, err := OpenDatasetBytes(line, nil)
-			must(t, err)
-			tasks.Close()
+	engine, err := NewEngine(model, &EngineOptions{StepByHand: true})
+	must(t, err)
+	defer engine.Close()
+	request := Request{Tokens: []int32{1, 2, 3}, Stop: []string{"one", "two"}, MaxTokens: 1}
+	for _, kind := range []struct {
+		name  string
+		times int
+		make  func() (io.Closer, error)
+	}{
+		{"datasets", 60000, func() (io.Closer, error) { return OpenDatasetBytes(line, nil) }},
+		{"runtimes", 20000, func() (io.Closer, error) { return NewRuntime(RuntimeOptions{Threads: 1}) }},
+		{"requests", 18000, func() (io.Closer, error) {
+			answer, err := engine.Submit(context.Background(), request)
+			if err == nil {
+				answer.Cancel()
+				_, err = engine.Step()
+			}
+			return answer, err
+		}},
+		{"skillsets", 2000, func() (io.Closer, error) { return NewSkillset(model, tasks, method) }},
+	} {
+		half := func() int64 {
+			for i := 0; i < kind.times/2; i++ {
+				made, err := kind.make()
+				must(t, err)
+				must(t, made.Close())
+			}
+			runtime.GC()
+			return residentBytes(t)
 		}
-	}
-	round(2000)
-	runtime.GC()
-	before := residentBytes(t)
-	round(100000)
-	runtime.GC()
-	if grown := residentBytes(t) - before; grown > 16<<20 {
-		t.Fatalf("%d bytes more after 100,000 datasets", grown)
+		before := half()
+		if grown := half() - before; grown > 16<<20 {
+			t.Errorf("%d bytes more after %d %s", grown, kind.times/2, kind.name)
+		}
 	}
 }
 

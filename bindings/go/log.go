@@ -21,42 +21,54 @@ const (
 
 var logging struct {
 	sync.Mutex
-	over chan struct{} // closed by the reading goroutine
+	sink    func(LogLevel, string)
+	reading bool // a goroutine runs readLog
 }
 
 // SetLog gives the program's messages to a function; nil silences (the default). It runs on a goroutine of its own: it may block, call
-// this package, or panic, which is caught and only loses that message.
+// this package, SetLog included, or panic, which is caught and only loses that message. A call of the earlier function may still be
+// running when SetLog returns.
 func SetLog(sink func(LogLevel, string)) error {
 	if err := ready(); err != nil {
 		return err
 	}
 	logging.Lock()
 	defer logging.Unlock()
-	if logging.over != nil {
-		native.Polyad_binding_log_enable(0)
-		<-logging.over
-		logging.over = nil
-	}
+	logging.sink = sink
 	if sink == nil {
+		native.Polyad_binding_log_enable(0)
 		return nil
 	}
 	native.Polyad_binding_log_enable(1)
-	over := make(chan struct{})
-	logging.over = over
-	go func() {
-		defer close(over)
-		for {
-			var message uintptr
-			level := native.Polyad_binding_log_next(&message)
-			if level < 0 {
-				return
-			}
-			text := native.Polyad_binding_log_text(message)
+	if !logging.reading {
+		logging.reading = true
+		go readLog()
+	}
+	return nil
+}
+
+// readLog hands messages on until there is no sink and no message.
+func readLog() {
+	for {
+		var message uintptr
+		level := native.Polyad_binding_log_next(&message)
+		text := ""
+		if level >= 0 {
+			text = native.Polyad_binding_log_text(message)
 			native.Polyad_binding_log_free(message)
+		}
+		logging.Lock()
+		sink := logging.sink
+		if level < 0 && sink == nil {
+			logging.reading = false
+			logging.Unlock()
+			return
+		}
+		logging.Unlock()
+		if level >= 0 && sink != nil {
 			tell(sink, LogLevel(level), text)
 		}
-	}()
-	return nil
+	}
 }
 
 func tell(sink func(LogLevel, string), level LogLevel, text string) {

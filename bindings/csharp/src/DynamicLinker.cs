@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 using System;
 using System.ComponentModel;
+using System.IO;
+using System.Linq;
 using System.Runtime.InteropServices;
 
 namespace Polyad
@@ -27,7 +29,7 @@ namespace Polyad
             if (IsWindows)
             {
                 const uint searchItsFolder = 0x100, searchDefaults = 0x1000; // LOAD_LIBRARY_SEARCH_*
-                uint flags = System.IO.Path.IsPathRooted(path) ? searchItsFolder | searchDefaults : 0;
+                uint flags = Path.IsPathRooted(path) ? searchItsFolder | searchDefaults : 0;
                 return LoadLibraryEx(path, IntPtr.Zero, flags) != IntPtr.Zero
                     ? null
                     : new Win32Exception(Marshal.GetLastWin32Error()).Message;
@@ -40,6 +42,47 @@ namespace Polyad
             catch (Exception e) when (e is DllNotFoundException || e is EntryPointNotFoundException)
             {
                 return Open(path, C_dlopen, C_dlerror); // not glibc: these functions are in libc itself
+            }
+        }
+
+        /// <summary>What glibc does not say: that a file which is there is for another processor.</summary>
+        internal static string OtherProcessor(string file)
+        {
+            try
+            {
+                byte[] library = MachineOf(file), own = MachineOf("/proc/self/exe");
+                return library == null || own == null || library.SequenceEqual(own)
+                    ? ""
+                    : $" (it is for {Named(library)}, this process for {Named(own)})";
+            }
+            catch (Exception e) when (e is IOException || e is UnauthorizedAccessException)
+            {
+                return "";
+            }
+        }
+
+        /// <summary>The processor an ELF file is for, e_machine in its header; null for other files.</summary>
+        private static byte[] MachineOf(string file)
+        {
+            var header = new byte[20];
+            using (FileStream stream = File.OpenRead(file))
+            {
+                if (stream.Read(header, 0, header.Length) < header.Length) return null;
+            }
+            return header[0] == 0x7f && header[1] == 'E' && header[2] == 'L' && header[3] == 'F' ? new[] { header[18], header[19] } : null;
+        }
+
+        private static string Named(byte[] machine)
+        {
+            int number = machine[0] + machine[1]; // the other byte is 0, whatever the order
+            switch (number)
+            {
+                case 3: return "x86";
+                case 40: return "ARM";
+                case 62: return "x86-64";
+                case 183: return "AArch64";
+                case 243: return "RISC-V";
+                default: return "the processor of ELF number " + number;
             }
         }
 

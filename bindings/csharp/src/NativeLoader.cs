@@ -115,7 +115,7 @@ namespace Polyad
         {
             string why = DynamicLinker.Open(file);
             if (why == null) return true;
-            tried.Add(what + ": " + file + ": " + why);
+            tried.Add(what + ": " + file + ": " + why + DynamicLinker.OtherProcessor(file));
             return false;
         }
 

@@ -185,7 +185,8 @@ namespace Polyad.Tests
         public void AnotherArchitecture()
         {
             string file = Damaged("aarch64.so", bytes => bytes[18] = 0xb7);
-            Failed(Load("code", file), "path given to PolyadLibrary.Load: " + file + ": " + file + ": cannot open shared object file");
+            Failed(Load("code", file), "path given to PolyadLibrary.Load: " + file + ": " + file + ": cannot open shared object file",
+                   "(it is for AArch64, this process for ");
             file = Damaged("elf32.so", bytes => bytes[4] = 1);
             Failed(Load("code", file), "wrong ELF class");
             file = folder["text.so"];
