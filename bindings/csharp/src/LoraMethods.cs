@@ -20,25 +20,11 @@ namespace Polyad
     }
 
     /// <summary>MoLoRA: low-rank experts mixed per token (arXiv 2309.05444).</summary>
-    public sealed class MoLora : MethodConfig
+    public sealed class MoLora : ExpertMethod
     {
         /// <summary>The library's defaults.</summary>
         public MoLora() : base("molora")
         {
-        }
-
-        /// <summary>Each expert is scaled by alpha / rank.</summary>
-        public double? Alpha
-        {
-            get => Real("alpha");
-            set => this["alpha"] = value;
-        }
-
-        /// <summary>How many experts there are.</summary>
-        public int? Experts
-        {
-            get => Whole("n_experts");
-            set => this["n_experts"] = value;
         }
 
         /// <summary>Experts a token uses; 0 = all.</summary>
@@ -71,25 +57,11 @@ namespace Polyad
     }
 
     /// <summary>MOELoRA: low-rank experts mixed by a gate that reads the task (arXiv 2310.18339).</summary>
-    public sealed class MoeLora : MethodConfig
+    public sealed class MoeLora : ExpertMethod
     {
         /// <summary>The library's defaults.</summary>
         public MoeLora() : base("moelora_task")
         {
-        }
-
-        /// <summary>The mixture is scaled by alpha / rank.</summary>
-        public double? Alpha
-        {
-            get => Real("alpha");
-            set => this["alpha"] = value;
-        }
-
-        /// <summary>How many experts share the rank.</summary>
-        public int? Experts
-        {
-            get => Whole("n_experts");
-            set => this["n_experts"] = value;
         }
 
         /// <summary>Width of the vector each task has.</summary>
@@ -108,25 +80,11 @@ namespace Polyad
     }
 
     /// <summary>MixLoRA: feed-forward experts made of low-rank adapters, a few per token (arXiv 2404.15159).</summary>
-    public sealed class MixLora : MethodConfig
+    public sealed class MixLora : ExpertMethod
     {
         /// <summary>The library's defaults.</summary>
         public MixLora() : base("mixlora")
         {
-        }
-
-        /// <summary>Each expert is scaled by alpha / rank.</summary>
-        public double? Alpha
-        {
-            get => Real("alpha");
-            set => this["alpha"] = value;
-        }
-
-        /// <summary>How many experts there are.</summary>
-        public int? Experts
-        {
-            get => Whole("n_experts");
-            set => this["n_experts"] = value;
         }
 
         /// <summary>Experts a token uses.</summary>
@@ -152,23 +110,16 @@ namespace Polyad
     }
 
     /// <summary>One LoRA of its own for every task.</summary>
-    public sealed class PrivateLora : MethodConfig
+    public sealed class PrivateLora : ScaledMethod
     {
         /// <summary>The library's defaults.</summary>
         public PrivateLora() : base("private_lora")
         {
         }
-
-        /// <summary>The adapters are scaled by alpha / rank.</summary>
-        public double? Alpha
-        {
-            get => Real("alpha");
-            set => this["alpha"] = value;
-        }
     }
 
     /// <summary>X-LoRA: a head that reads the prompt scales several LoRAs (arXiv 2402.07148).</summary>
-    public sealed class XLora : MethodConfig
+    public sealed class XLora : ScaledMethod
     {
         /// <summary>The library's defaults.</summary>
         public XLora() : base("xlora")
@@ -187,13 +138,6 @@ namespace Polyad
         {
             get => Whole("n_experts");
             set => this["n_experts"] = value;
-        }
-
-        /// <summary>Each expert is scaled by alpha / rank.</summary>
-        public double? Alpha
-        {
-            get => Real("alpha");
-            set => this["alpha"] = value;
         }
 
         /// <summary>Whether training moves the experts too.</summary>

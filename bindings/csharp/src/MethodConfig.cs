@@ -53,19 +53,42 @@ namespace Polyad
         }
     }
 
-    /// <summary>LoRA: one low-rank adapter for all tasks (arXiv 2106.09685).</summary>
-    public sealed class Lora : MethodConfig
+    /// <summary>What methods with a scale have in common.</summary>
+    public abstract class ScaledMethod : MethodConfig
     {
-        /// <summary>The library's defaults.</summary>
-        public Lora() : base("lora")
+        internal ScaledMethod(string method) : base(method)
         {
         }
 
-        /// <summary>The adapter is scaled by alpha / rank.</summary>
+        /// <summary>What is added to a linear (an adapter, an expert, a mixture of them) is scaled by alpha / rank.</summary>
         public double? Alpha
         {
             get => Real("alpha");
             set => this["alpha"] = value;
+        }
+    }
+
+    /// <summary>What methods with a number of low-rank experts have in common.</summary>
+    public abstract class ExpertMethod : ScaledMethod
+    {
+        internal ExpertMethod(string method) : base(method)
+        {
+        }
+
+        /// <summary>How many experts there are; those of MOELoRA share the rank.</summary>
+        public int? Experts
+        {
+            get => Whole("n_experts");
+            set => this["n_experts"] = value;
+        }
+    }
+
+    /// <summary>LoRA: one low-rank adapter for all tasks (arXiv 2106.09685).</summary>
+    public sealed class Lora : ScaledMethod
+    {
+        /// <summary>The library's defaults.</summary>
+        public Lora() : base("lora")
+        {
         }
 
         /// <summary>Scale alpha / sqrt(rank) instead (arXiv 2312.03732).</summary>
@@ -91,7 +114,7 @@ namespace Polyad
     }
 
     /// <summary>What the methods that average skills under a learned table have in common.</summary>
-    public abstract class PolyFamily : MethodConfig
+    public abstract class PolyFamily : ScaledMethod
     {
         internal PolyFamily(string method) : base(method)
         {
@@ -102,13 +125,6 @@ namespace Polyad
         {
             get => Whole("n_splits");
             set => this["n_splits"] = value;
-        }
-
-        /// <summary>The mixture is scaled by alpha / rank.</summary>
-        public double? Alpha
-        {
-            get => Real("alpha");
-            set => this["alpha"] = value;
         }
 
         /// <summary>What is averaged: the factors or their products.</summary>

@@ -4,7 +4,7 @@ using System.Collections.Generic;
 namespace Polyad
 {
     /// <summary>OrchMoE: latent tasks read from the prompt choose and mix shared skills (arXiv 2401.10559).</summary>
-    public sealed class OrchMoe : MethodConfig
+    public sealed class OrchMoe : ScaledMethod
     {
         /// <summary>The library's defaults.</summary>
         public OrchMoe() : base("orchmoe")
@@ -30,13 +30,6 @@ namespace Polyad
         {
             get => Whole("n_splits");
             set => this["n_splits"] = value;
-        }
-
-        /// <summary>The mixture is scaled by alpha / rank.</summary>
-        public double? Alpha
-        {
-            get => Real("alpha");
-            set => this["alpha"] = value;
         }
 
         /// <summary>What is averaged: factors or their products.</summary>
@@ -243,7 +236,7 @@ namespace Polyad
     }
 
     /// <summary>PEMT, stage 1: one expert and one prompt per source task (arXiv 2402.15082).</summary>
-    public sealed class PemtSource : MethodConfig
+    public sealed class PemtSource : ScaledMethod
     {
         /// <summary>The library's defaults.</summary>
         public PemtSource() : base("pemt_source")
@@ -255,13 +248,6 @@ namespace Polyad
         {
             get => Words("expert");
             set => this["expert"] = value;
-        }
-
-        /// <summary>A low-rank expert is scaled by alpha / rank.</summary>
-        public double? Alpha
-        {
-            get => Real("alpha");
-            set => this["alpha"] = value;
         }
 
         /// <summary>Start of its B: zero or kaiming.</summary>

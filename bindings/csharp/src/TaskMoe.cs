@@ -4,7 +4,7 @@ using System.Collections.Generic;
 namespace Polyad
 {
     /// <summary>Task-level mixture of experts: a router picks layer copies or low-rank experts by task (arXiv 2205.12701).</summary>
-    public sealed class TaskMoe : MethodConfig
+    public sealed class TaskMoe : ScaledMethod
     {
         /// <summary>The library's defaults.</summary>
         public TaskMoe() : base("task_moe")
@@ -44,13 +44,6 @@ namespace Polyad
         {
             get => Real("expert_memory_gib");
             set => this["expert_memory_gib"] = value;
-        }
-
-        /// <summary>Of low-rank experts: scaled by alpha / rank.</summary>
-        public double? Alpha
-        {
-            get => Real("alpha");
-            set => this["alpha"] = value;
         }
 
         /// <summary>learned, average, instance_random, task_random.</summary>

@@ -2,7 +2,7 @@
 package dev.polyad;
 
 /** LoRA: one low-rank adapter for all tasks (arXiv 2106.09685). */
-public final class Lora extends MethodConfig.Builder<Lora> {
+public final class Lora extends ScaledMethod<Lora> {
     private Lora() {
         super("lora");
     }
@@ -10,11 +10,6 @@ public final class Lora extends MethodConfig.Builder<Lora> {
     /** Options with the library's defaults. */
     public static Lora builder() {
         return new Lora();
-    }
-
-    /** The adapter is scaled by alpha / rank. */
-    public Lora alpha(double alpha) {
-        return set("alpha", alpha);
     }
 
     /** Scale alpha / sqrt(rank) instead (arXiv 2312.03732). */

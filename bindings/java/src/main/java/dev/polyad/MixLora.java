@@ -2,7 +2,7 @@
 package dev.polyad;
 
 /** MixLoRA: feed-forward experts made of low-rank adapters, a few per token (arXiv 2404.15159). */
-public final class MixLora extends MethodConfig.Builder<MixLora> {
+public final class MixLora extends ExpertMethod<MixLora> {
     private MixLora() {
         super("mixlora");
     }
@@ -10,16 +10,6 @@ public final class MixLora extends MethodConfig.Builder<MixLora> {
     /** Options with the library's defaults. */
     public static MixLora builder() {
         return new MixLora();
-    }
-
-    /** Each expert is scaled by alpha / rank. */
-    public MixLora alpha(double value) {
-        return set("alpha", value);
-    }
-
-    /** How many experts there are. */
-    public MixLora experts(int count) {
-        return set("n_experts", count);
     }
 
     /** Experts a token uses. */

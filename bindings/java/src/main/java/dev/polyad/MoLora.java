@@ -2,7 +2,7 @@
 package dev.polyad;
 
 /** MoLoRA: low-rank experts mixed per token (arXiv 2309.05444). */
-public final class MoLora extends MethodConfig.Builder<MoLora> {
+public final class MoLora extends ExpertMethod<MoLora> {
     private MoLora() {
         super("molora");
     }
@@ -10,16 +10,6 @@ public final class MoLora extends MethodConfig.Builder<MoLora> {
     /** Options with the library's defaults. */
     public static MoLora builder() {
         return new MoLora();
-    }
-
-    /** Each expert is scaled by alpha / rank. */
-    public MoLora alpha(double value) {
-        return set("alpha", value);
-    }
-
-    /** How many experts there are. */
-    public MoLora experts(int count) {
-        return set("n_experts", count);
     }
 
     /** Experts a token uses; 0 = all. */

@@ -2,7 +2,7 @@
 package dev.polyad;
 
 /** MOELoRA: low-rank experts mixed by a gate that reads the task (arXiv 2310.18339). */
-public final class MoeLora extends MethodConfig.Builder<MoeLora> {
+public final class MoeLora extends ExpertMethod<MoeLora> {
     private MoeLora() {
         super("moelora_task");
     }
@@ -10,16 +10,6 @@ public final class MoeLora extends MethodConfig.Builder<MoeLora> {
     /** Options with the library's defaults. */
     public static MoeLora builder() {
         return new MoeLora();
-    }
-
-    /** The mixture is scaled by alpha / rank. */
-    public MoeLora alpha(double value) {
-        return set("alpha", value);
-    }
-
-    /** How many experts share the rank. */
-    public MoeLora experts(int count) {
-        return set("n_experts", count);
     }
 
     /** Width of the vector each task has. */

@@ -2,7 +2,7 @@
 package dev.polyad;
 
 /** OrchMoE: latent tasks read from the prompt choose and mix shared skills (arXiv 2401.10559). */
-public final class OrchMoe extends MethodConfig.Builder<OrchMoe> {
+public final class OrchMoe extends ScaledMethod<OrchMoe> {
     private OrchMoe() {
         super("orchmoe");
     }
@@ -25,11 +25,6 @@ public final class OrchMoe extends MethodConfig.Builder<OrchMoe> {
     /** Blocks of rows and columns that are mixed apart; must divide every adapted width. */
     public OrchMoe splits(int count) {
         return set("n_splits", count);
-    }
-
-    /** The mixture is scaled by alpha / rank. */
-    public OrchMoe alpha(double value) {
-        return set("alpha", value);
     }
 
     /** What is averaged: {@code factors} or their {@code products}. */

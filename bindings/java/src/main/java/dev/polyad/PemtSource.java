@@ -2,7 +2,7 @@
 package dev.polyad;
 
 /** PEMT, stage 1: one expert and one prompt per source task (arXiv 2402.15082). */
-public final class PemtSource extends MethodConfig.Builder<PemtSource> {
+public final class PemtSource extends ScaledMethod<PemtSource> {
     private PemtSource() {
         super("pemt_source");
     }
@@ -15,11 +15,6 @@ public final class PemtSource extends MethodConfig.Builder<PemtSource> {
     /** {@code lora} or {@code bottleneck}. */
     public PemtSource expert(String how) {
         return set("expert", how);
-    }
-
-    /** A low-rank expert is scaled by alpha / rank. */
-    public PemtSource alpha(double value) {
-        return set("alpha", value);
     }
 
     /** Start of its B: {@code zero} or {@code kaiming}. */

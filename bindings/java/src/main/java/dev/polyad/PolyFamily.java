@@ -6,7 +6,7 @@ package dev.polyad;
  *
  * @param <B> the builder itself
  */
-public abstract class PolyFamily<B extends PolyFamily<B>> extends MethodConfig.Builder<B> {
+public abstract class PolyFamily<B extends PolyFamily<B>> extends ScaledMethod<B> {
     PolyFamily(String method) {
         super(method);
     }
@@ -14,11 +14,6 @@ public abstract class PolyFamily<B extends PolyFamily<B>> extends MethodConfig.B
     /** Blocks of rows and columns that are mixed apart; must divide every adapted width. */
     public B splits(int count) {
         return set("n_splits", count);
-    }
-
-    /** The mixture is scaled by alpha / rank. */
-    public B alpha(double alpha) {
-        return set("alpha", alpha);
     }
 
     /** What is averaged: the factors or their products. */

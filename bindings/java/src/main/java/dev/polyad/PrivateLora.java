@@ -2,7 +2,7 @@
 package dev.polyad;
 
 /** One LoRA of its own for every task. */
-public final class PrivateLora extends MethodConfig.Builder<PrivateLora> {
+public final class PrivateLora extends ScaledMethod<PrivateLora> {
     private PrivateLora() {
         super("private_lora");
     }
@@ -10,10 +10,5 @@ public final class PrivateLora extends MethodConfig.Builder<PrivateLora> {
     /** Options with the library's defaults. */
     public static PrivateLora builder() {
         return new PrivateLora();
-    }
-
-    /** The adapters are scaled by alpha / rank. */
-    public PrivateLora alpha(double value) {
-        return set("alpha", value);
     }
 }

@@ -2,7 +2,7 @@
 package dev.polyad;
 
 /** Task-level mixture of experts: a router picks layer copies or low-rank experts by task (arXiv 2205.12701). */
-public final class TaskMoe extends MethodConfig.Builder<TaskMoe> {
+public final class TaskMoe extends ScaledMethod<TaskMoe> {
     private TaskMoe() {
         super("task_moe");
     }
@@ -35,11 +35,6 @@ public final class TaskMoe extends MethodConfig.Builder<TaskMoe> {
     /** Of layer copies: refused above this, with gradients and optimiser. */
     public TaskMoe expertMemoryGib(double value) {
         return set("expert_memory_gib", value);
-    }
-
-    /** Of low-rank experts: scaled by alpha / rank. */
-    public TaskMoe alpha(double value) {
-        return set("alpha", value);
     }
 
     /** {@code learned}, {@code average}, {@code instance_random}, {@code task_random}. */

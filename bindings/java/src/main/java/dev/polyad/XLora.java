@@ -5,7 +5,7 @@ import java.nio.file.Path;
 import java.util.Arrays;
 
 /** X-LoRA: a head that reads the prompt scales several LoRAs (arXiv 2402.07148). */
-public final class XLora extends MethodConfig.Builder<XLora> {
+public final class XLora extends ScaledMethod<XLora> {
     private XLora() {
         super("xlora");
     }
@@ -23,11 +23,6 @@ public final class XLora extends MethodConfig.Builder<XLora> {
     /** How many fresh experts there are, without {@link #adapters}. */
     public XLora experts(int count) {
         return set("n_experts", count);
-    }
-
-    /** Each expert is scaled by alpha / rank. */
-    public XLora alpha(double value) {
-        return set("alpha", value);
     }
 
     /** Whether training moves the experts too. */
