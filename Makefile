@@ -39,7 +39,7 @@ lint:  ## what `make format` would change, and clang-tidy; changes nothing
 	@scripts/bootstrap.sh --dev
 	@scripts/lint.sh
 
-package:  ## one relocatable archive with the library, header, command line and LibTorch's share, tried out
+package:  ## archive, .deb, Maven and NuGet packages, Go module, each tried out from a clean folder
 	@scripts/package.sh
 
 clean:  ## remove what was built; what was fetched stays

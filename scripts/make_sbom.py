@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""make_sbom.py OUT.spdx.json: what a package of Polyad is made of, as SPDX 2.3: LibTorch and the CUDA stubs (scripts/wheels.txt, with their
-hashes), the Rust crates (Cargo.lock, with theirs), and the header-only libraries of Debian that are compiled in."""
+"""make_sbom.py OUT.spdx.json LICENCES.txt: what a package of Polyad is made of, as SPDX 2.3: LibTorch and the CUDA stubs (scripts/wheels.txt, with their
+hashes), the Rust crates (Cargo.lock, with theirs), and the header-only libraries of Debian that are compiled in. The second file holds the licence
+text of every part, as the part brings it."""
 import hashlib
 import json
 import os
@@ -17,6 +18,18 @@ HEADERS = {"nlohmann-json3-dev": ("nlohmann-json", "MIT"), "libmsgpack-cxx-dev":
 WHEELS = {"torch": ("LibTorch", "BSD-3-Clause"), "nvidia-cuda-runtime": ("CUDA runtime", "LicenseRef-NVIDIA-EULA"),
           "nvidia-cuda-cupti": ("CUPTI", "LicenseRef-NVIDIA-EULA")}
 packages = []
+
+
+licence_texts = {}  # text: the parts that bring it
+LICENCE_FILE = re.compile(r"(licen[cs]e|copying|copyright|notice|unlicense)", re.I)
+
+
+def bring(name, number, licence, folder):
+    """Takes the licence files of a part from its folder."""
+    files = sorted(f for f in folder.rglob("*") if f.is_file() and LICENCE_FILE.match(f.name) and f.suffix != ".rs") if folder.is_dir() else []
+    texts = [f.read_text(errors="replace").strip() for f in files]
+    for text in texts or [f"The package holds no licence text; it names {licence}."]:
+        licence_texts.setdefault(text, []).append(f"{name} {number} ({licence})")
 
 
 def add(name, number, licence, checksum=None, purl=None):
@@ -36,6 +49,7 @@ for line in (root / "scripts/wheels.txt").read_text().splitlines():
     if found and found[1] in WHEELS:
         name, licence = WHEELS[found[1]]
         add(name, found[2], licence, found[3], f"pkg:pypi/{found[1]}@{found[2]}")
+        bring(name, found[2], licence, root / f".deps/site/{found[1].replace('-', '_')}-{found[2]}.dist-info/licenses")
 
 manifest = root / "cpp_impl/text/rust/Cargo.toml"
 metadata = json.loads(subprocess.run(["cargo", "metadata", "--locked", "--offline", "--format-version", "1", "--filter-platform",
@@ -47,9 +61,11 @@ for crate in sorted(metadata["packages"], key=lambda c: (c["name"], c["version"]
     if crate["source"] and crate["id"] in linked:
         licence = (crate["license"] or "NOASSERTION").replace("/", " OR ")
         add(crate["name"], crate["version"], licence, sums.get((crate["name"], crate["version"])), f"pkg:cargo/{crate['name']}@{crate['version']}")
+        bring(crate["name"], crate["version"], licence, pathlib.Path(crate["manifest_path"]).parent)
 for package, (name, licence) in HEADERS.items():
     found = subprocess.run(["dpkg-query", "-W", "-f=${Version}", package], capture_output=True, text=True).stdout
     add(name, found or "unknown", licence, None, f"pkg:deb/debian/{package}@{found}" if found else None)
+    bring(name, found or "unknown", licence, pathlib.Path("/usr/share/doc") / package)
 
 created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(int(os.environ.get("SOURCE_DATE_EPOCH", time.time()))))
 content = json.dumps(packages, sort_keys=True)
@@ -64,4 +80,8 @@ document = {
                      [{"spdxElementId": packages[0]["SPDXID"], "relationshipType": "DEPENDS_ON", "relatedSpdxElement": p["SPDXID"]} for p in packages[1:]],
 }
 pathlib.Path(sys.argv[1]).write_text(json.dumps(document, indent=1) + "\n")
-print(f"{len(packages)} parts in {sys.argv[1]}")
+with open(sys.argv[2], "w") as out:
+    out.write("The licences of what is in this package beside Polyad's own code. NOTICE says what each part is.\n")
+    for text, parts in licence_texts.items():
+        out.write("\n" + "=" * 100 + "\n" + "\n".join(dict.fromkeys(parts)) + "\n" + "-" * 100 + f"\n{text}\n")
+print(f"{len(packages)} parts in {sys.argv[1]}, {len(licence_texts)} licence texts in {sys.argv[2]}")

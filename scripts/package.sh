@@ -10,7 +10,7 @@ name=polyad-$version-linux-$(uname -m)
 out=$PWD/build/package
 rm -rf "$out"
 cmake --install build/release --strip --prefix "$out/$name" >/dev/null
-python3 scripts/make_sbom.py "$out/$name/share/doc/polyad/polyad.spdx.json"
+python3 scripts/make_sbom.py "$out/$name/share/doc/polyad/"{polyad.spdx.json,LICENCES.txt}
 tar -C "$out" --zstd -cf "$out/$name.tar.zst" "$name"
 
 proof=$(mktemp -d)

@@ -35,6 +35,7 @@ while ((${#queue[@]})); do
 done
 cp "$build"/lib/netstandard2.0/Polyad.{dll,xml} "$content/lib/netstandard2.0/"
 cp LICENSE NOTICE packaging/nuget/README.md "$content/"
+python3 scripts/make_sbom.py "$work/polyad.spdx.json" "$content/LICENCES.txt"
 sed "s/@VERSION@/$version/; s/@DESCRIPTION@/$description/" packaging/nuget/Polyad.nuspec >"$content/Polyad.nuspec"
 
 # ---- twice, with everything managed compiled again -------------------------------------------------------------------

@@ -24,7 +24,7 @@ sed -e "s|^prefix=.*|prefix=\${pcfiledir}/../../..|" -e "s|^libdir=.*|libdir=\${
     "$installed/lib/pkgconfig/polyad.pc" >"$libraries/pkgconfig/polyad.pc"
 cp build/release/packaging/deb/PolyadConfig.cmake build/release/packaging/PolyadConfigVersion.cmake "$libraries/cmake/Polyad/"
 cat LICENSE NOTICE >"$root/usr/share/doc/polyad/copyright"
-cp "$installed"/share/doc/polyad/*.spdx.json "$root/usr/share/doc/polyad/"
+cp "$installed"/share/doc/polyad/{polyad.spdx.json,LICENCES.txt} "$root/usr/share/doc/polyad/"
 gzip -9n <CHANGELOG.md >"$root/usr/share/doc/polyad/changelog.gz"
 glibc=$(scripts/needed_glibc.sh "$libraries/libpolyad.so.$version" "$root"/usr/lib/polyad/*.so*)
 cat >"$root/DEBIAN/control" <<CONTROL

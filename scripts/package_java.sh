@@ -17,7 +17,7 @@ repository=$out/maven
 # What Maven fetches is shared with the tests; what this makes stays out of it.
 deps=$source/.deps/m2
 mkdir -p "$deps" "$out"
-maven() { mvn -B -q "$@"; }
+maven() { mvn -B -q -Dstyle.color=never "$@"; }
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
@@ -37,6 +37,7 @@ while ((${#queue[@]})); do
 done
 (cd "$folder" && find . -maxdepth 1 -name '*.so*' -printf '%f\n' | LC_ALL=C sort | xargs sha256sum >files.txt)
 cp LICENSE NOTICE "$work/jar/META-INF/"
+python3 scripts/make_sbom.py "$work/polyad.spdx.json" "$work/jar/META-INF/LICENCES.txt"
 printf 'Automatic-Module-Name: dev.polyad.natives.%s\n' "${platform//-/.}" >"$work/manifest"
 rm -rf "$repository"
 jar --create --file "$work/native.jar" --manifest "$work/manifest" --date 2026-01-01T00:00:00Z -C "$work/jar" .
