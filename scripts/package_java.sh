@@ -51,6 +51,10 @@ rm -rf "$deps/dev/polyad"
 cp -R tests/packaging/java-consumer "$work/consumer"
 maven -f "$work/consumer/pom.xml" -Dmaven.repo.local="$deps" -Dpolyad.repository="file://$repository" \
     -Dpolyad.platform="$platform" package
+cp -R samples/java-service "$work/service"
+rm -rf "$work/service/target"
+maven -f "$work/service/pom.xml" -Dmaven.repo.local="$deps" -Dpolyad.repository="file://$repository" \
+    -Dpolyad.platform="$platform" package
 cp -R "$deps/dev/polyad" "$work/taken"
 rm -rf "$deps/dev/polyad"
 [[ -n $(find "$work/taken" -name "polyad-*-$platform.jar") ]] || { echo "package: the consumer took no native jar" >&2; exit 1; }
@@ -72,6 +76,13 @@ echo "package: a Maven project elsewhere, class path"
 consumer -cp "$work/consumer/target/consumer.jar:$libraries"
 echo "package: the same, module path"
 consumer -p "$libraries" --add-modules ALL-MODULE-PATH -cp "$work/consumer/target/consumer.jar" >/dev/null
+
+if [[ -n $model ]]; then
+    echo "package: samples/java-service on the packages, under load for some seconds"
+    path=$work/service/target/service.jar:$(find "$work/service/target/libraries" -name '*.jar' | paste -sd:)
+    env -i XDG_CACHE_HOME="$work/cache" "$java" -cp "$path:$work/service/target/test-classes" dev.polyad.samples.service.LoadTest \
+        "$model" 3 4 60 -- -Xms192m -Xmx192m -XX:+AlwaysPreTouch -cp "$path"
+fi
 
 find "$repository" -name '*.jar' -exec du -h {} + | sort -h
 (cd "$folder" && du -h ./* | sort -h)

@@ -205,7 +205,7 @@ func TestManyGoroutinesOnOneBackboneAndSkillset(t *testing.T) {
 	group.Wait()
 }
 
-func TestCancelFromElsewhereAndCheckpoints(t *testing.T) {
+func TestCancelFromElsewhere(t *testing.T) {
 	model, tasks := openModel(t), upAndDown(t)
 	skills, err := NewSkillset(model, tasks, method)
 	must(t, err)
@@ -225,19 +225,48 @@ func TestCancelFromElsewhereAndCheckpoints(t *testing.T) {
 	if _, err := trainer.Step(context.Background()); err != nil { // and goes on
 		t.Fatal(err)
 	}
+}
 
+// Calls that fail in the middle of a training leave it and its checkpoint as they were.
+func TestAFailingCallLosesNothing(t *testing.T) {
+	model, tasks := openModel(t), upAndDown(t)
+	want, err := trained(t, model, tasks).Parameters()
+	must(t, err)
+	skills, err := NewSkillset(model, tasks, method)
+	must(t, err)
+	defer skills.Close()
+	trainer, err := NewTrainer(skills, tasks, training)
+	must(t, err)
+	defer trainer.Close()
+	step := func() {
+		_, err := trainer.Step(context.Background())
+		must(t, err)
+	}
+	step()
+	step()
 	path := filepath.Join(t.TempDir(), "checkpoint")
 	must(t, trainer.SaveCheckpoint(path))
 	before, err := os.ReadFile(path)
 	must(t, err)
 	refused(t, trainer.SaveCheckpoint(filepath.Join(t.TempDir(), "no", "such", "folder")), ErrIO, "folder")
+	refused(t, trainer.SaveCheckpoint("a\x00b"), ErrInvalidArgument, "NUL")
+	refused(t, trainer.Resume(filepath.Join(t.TempDir(), "nosuch")), ErrNotFound, "nosuch")
 	refused(t, trainer.Resume(modelFile(t)), ErrBadFormat, "")
 	after, err := os.ReadFile(path)
 	must(t, err)
 	if string(before) != string(after) {
 		t.Fatal("the checkpoint changed")
 	}
+	step()
 	must(t, trainer.Resume(path))
-	_, err = trainer.Step(context.Background())
+	must(t, trainer.Run(context.Background(), nil))
+	got, err := skills.Parameters()
 	must(t, err)
+	for i := range want {
+		if got[i] != want[i] {
+			t.Fatalf("parameter %d is %v, without the failing calls %v", i, got[i], want[i])
+		}
+	}
+	_, err = trainer.Step(context.Background())
+	refused(t, err, ErrWrongState, "")
 }
