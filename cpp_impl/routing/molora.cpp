@@ -70,8 +70,11 @@ class MoLora final : public TokenRoutedMethod {
         route.trace(sites_[site], "probs", p);
         route.trace(sites_[site], "weights", weights);
         LowRank update;
-        update.a = stack_down(value(down_[site]));
-        update.b = stack_up(value(up_[site]));
+        const Factors stacked = factors(site, x.scalar_type(), [&]() -> Factors {
+            return {stack_down(value(down_[site])), stack_up(value(up_[site]))};
+        });
+        update.a = stacked.a;
+        update.b = stacked.b;
         update.gate_kind = Gate::diagonal;
         update.gate_per_token = true;
         update.gate = weights;

@@ -64,8 +64,11 @@ class MoR1E final : public TokenRoutedMethod {
         c = route.replace(c);
         route.trace(sites_[site], "weights", c);
         LowRank update;
-        update.a = value(down_[site]).unsqueeze(0);
-        update.b = value(up_[site]).unsqueeze(0);
+        const Factors pair = factors(site, x.scalar_type(), [&]() -> Factors {
+            return {value(down_[site]).unsqueeze(0), value(up_[site]).unsqueeze(0)};
+        });
+        update.a = pair.a;
+        update.b = pair.b;
         update.gate_kind = flex_ ? Gate::full : Gate::diagonal;
         update.gate_per_token = true;
         update.gate = c * gamma;

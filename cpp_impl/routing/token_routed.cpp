@@ -2,6 +2,7 @@
 #include "routing/token_routed.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/where.h>
@@ -86,6 +87,24 @@ at::Tensor TokenRoutedMethod::auxiliary_loss(Adaptation& adaptation) {
     const auto* own = dynamic_cast<const TokenAdaptation*>(&adaptation);
     if (!own || own->losses().empty()) return {};
     return at::stack(own->losses()).mean();
+}
+
+void TokenRoutedMethod::parameters_changed() {
+    const std::lock_guard lock(mutex_);
+    kept_.clear();
+}
+
+Factors TokenRoutedMethod::factors(size_t site, at::ScalarType dtype,
+                                   const std::function<Factors()>& make) const {
+    if (at::GradMode::is_enabled()) return make();
+    const std::lock_guard lock(mutex_);
+    kept_.resize(sites_.size());
+    Factors& kept = kept_[site];
+    if (!kept.a.defined() || kept.a.scalar_type() != dtype) {
+        const Factors made = make();
+        kept = {made.a.detach().to(dtype).contiguous(), made.b.detach().to(dtype).contiguous()};
+    }
+    return kept;
 }
 
 std::optional<CollapsedSite> TokenRoutedMethod::collapse(const Site& site, int) {

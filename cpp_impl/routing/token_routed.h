@@ -3,11 +3,14 @@
 // for.
 #pragma once
 
+#include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
 #include "routing/site_method.h"
+#include "skills/mixing.h"
 
 namespace polyad {
 
@@ -38,12 +41,21 @@ class TokenRoutedMethod : public SiteMethod {
     std::vector<float> task_weights(int task) override;
     /// Mean over the sites of what update() put into TokenRoute::losses.
     at::Tensor auxiliary_loss(Adaptation& adaptation) override;
+    void parameters_changed() override;
 
     virtual LowRank update(size_t site, const at::Tensor& x, const TokenRoute& route) const = 0;
     using SiteMethod::position;
 
   protected:
     using SiteMethod::SiteMethod;
+    /// A site's factors side by side, a [1, R, d_in] and b [1, d_out, R], from what `make` lays out. Where no
+    /// gradient is recorded they are made ready for the operator, in `dtype`, once, and kept until a
+    /// parameter changes: a decoded token would spend more time on that than on all else.
+    Factors factors(size_t site, at::ScalarType dtype, const std::function<Factors()>& make) const;
+
+  private:
+    mutable std::mutex mutex_;
+    mutable std::vector<Factors> kept_;  ///< per site; undefined until asked for
 };
 
 }  // namespace polyad

@@ -105,6 +105,28 @@ TEST(MoLoraLosses, AreOffByDefaultAndOutsideTraining) {
     EXPECT_THROW(Layer(molora({{"balance_loss", -1.0}}), 6, 3, 0), Error);
 }
 
+// ---- factors kept between forwards
+
+TEST(TokenRouted, KeptFactorsFollowTheParameters) {
+    for (const Json& config : {molora(Json::object()), Json{{"method", "mor1e"}}}) {
+        Layer layer(config, 6, 5, 1, 2);
+        const at::Tensor x = drawn({4, 6}, 1);
+        for (const uint64_t seed : {3, 4}) {
+            layer.randomise(seed);
+            for (const int repeat : {0, 1}) {
+                SCOPED_TRACE(config.dump() + " seed " + std::to_string(seed) + " " + std::to_string(repeat));
+                EXPECT_EQ(largest_difference(layer.served(x, {0}), layer.traced(x, {0})), 0.0);
+            }
+        }
+        // Asked for in another type, they are made in that type.
+        at::NoGradGuard no_grad;
+        const at::Tensor half = x.to(at::kBFloat16);
+        layer.adaptation = layer.method->adapt(layer.input({0}, 4));
+        EXPECT_EQ(layer.adaptation->at(layer.site(), half)[0].a.scalar_type(), at::kBFloat16);
+        EXPECT_EQ(layer.adaptation->at(layer.site(), x)[0].a.scalar_type(), at::kFloat);
+    }
+}
+
 // ---- a LoRA per task; the even mix
 
 TEST(PrivateLora, EveryTaskHasItsOwn) {
