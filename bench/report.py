@@ -134,6 +134,9 @@ def serving_bars(result, bars):
         bars.append((f"serving: {name}", ratio["value"]["median"], ">=", ratio["bar"]))
     if "switch" in result:
         bars.append(("serving: milliseconds to switch to another resident skillset", result["switch"]["cost_ms"], "<=", 1.0))
+    if "publish" in result:
+        bars.append(("serving: the longest step while a version is published, steps longer than usual",
+                     result["publish"]["steps_longer"], "<=", 1.0))
 
 
 def kernels_table(results):
