@@ -78,8 +78,7 @@ Struct read_struct(const Struct* from, void (*init)(Struct*, size_t), const char
     init(&out, sizeof out);
     if (!from) return out;
     if (from->struct_size < sizeof(size_t))
-        fail(Code::invalid_argument, name, ".struct_size is ", from->struct_size,
-             ": call its _init first");
+        fail(Code::invalid_argument, name, ".struct_size is ", from->struct_size, ": call its _init first");
     const size_t size = std::min(from->struct_size, sizeof(Struct));
     std::memcpy(static_cast<void*>(&out), from, size);
     out.struct_size = size;
@@ -90,16 +89,14 @@ Struct read_struct(const Struct* from, void (*init)(Struct*, size_t), const char
 template <class Struct>
 void check_struct(const Struct* to, const char* name) {
     if (to && to->struct_size < sizeof(size_t))
-        fail(Code::invalid_argument, name, ".struct_size is ", to->struct_size,
-             ": call its _init first");
+        fail(Code::invalid_argument, name, ".struct_size is ", to->struct_size, ": call its _init first");
 }
 
 template <class Struct>
 void write_struct(Struct* to, Struct value, const char* name) {
     if (!to) return;
     if (to->struct_size < sizeof(size_t))
-        fail(Code::invalid_argument, name, ".struct_size is ", to->struct_size,
-             ": call its _init first");
+        fail(Code::invalid_argument, name, ".struct_size is ", to->struct_size, ": call its _init first");
     const size_t size = std::min(to->struct_size, sizeof(Struct));
     value.struct_size = to->struct_size;
     std::memcpy(static_cast<void*>(to), &value, size);
