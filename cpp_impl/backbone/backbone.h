@@ -47,6 +47,8 @@ struct BackboneInfo {
 };
 
 class KvCache;
+class DecodeStep;
+class Recorder;
 
 /// One forward's inputs beyond the batch itself.
 struct ForwardOptions {
@@ -54,6 +56,9 @@ struct ForwardOptions {
     KvCache* cache = nullptr;          ///< append to and attend over these rows' past
     std::vector<int> slots;            ///< [rows] cache slot of each row; used with `cache`
     at::Tensor embeddings;             ///< [N, width] instead of looking up batch.tokens (gradients, prompts)
+    /// From make_decode_step(), set to the batch's tokens: nothing is read from host memory, and the caller
+    /// has made room in the cache and lets it grow.
+    const DecodeStep* step = nullptr;
     std::vector<at::Tensor>* trace = nullptr;  ///< receives the input of layer 0 and every layer's output
     /// What may be kept for the backward pass, bytes; 0 = everything. Beyond it, layers make their widest
     /// activations again when their turn comes: the same numbers, more time.
@@ -103,6 +108,9 @@ class Backbone {
                                  double label_smoothing = 0.0) const = 0;
     /// A cache for `slots` rows of up to `capacity` tokens each (prefix positions of a method included).
     virtual std::unique_ptr<KvCache> make_cache(int slots, int capacity) const = 0;
+    /// For recordings of steps that give each of `rows` rows one token and have at most `keys` keys a row;
+    /// null where a step cannot be recorded. `recorder` must outlive it.
+    virtual std::unique_ptr<DecodeStep> make_decode_step(int rows, int keys, Recorder& recorder) const;
 };
 
 /// Keys and values of past tokens. One caller at a time.

@@ -14,6 +14,7 @@
 #include <mutex>
 #include <vector>
 
+#include "backbone/cuda_recorder.h"
 #include "backbone/device.h"
 #include "base/error.h"
 
@@ -69,6 +70,9 @@ class Cuda {
         if (ready_.load(std::memory_order_relaxed)) return;
         open_torch(share_);
         register_kernels(at::kCUDA, &Cuda::ops);
+        register_recorder(at::kCUDA, [](at::Device device) {
+            return make_cuda_recorder(*instance().opened(), device);
+        });
         ready_.store(&ours, std::memory_order_release);
     }
 

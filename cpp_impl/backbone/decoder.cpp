@@ -11,6 +11,7 @@
 
 #include "backbone/adapted_block.h"
 #include "backbone/batch_checks.h"
+#include "backbone/decode_step.h"
 #include "backbone/device.h"
 #include "backbone/kv_cache.h"
 #include "backbone/output_head.h"
@@ -23,8 +24,9 @@ struct Decoder::Pass {
     RowBegin rows;
     std::shared_ptr<const AttentionPlan> plan;
     DecoderCache* cache = nullptr;
-    int copy = 0;            ///< of the layer that runs
-    int64_t made_again = 0;  ///< layers below it keep no gate and up
+    std::shared_ptr<const PastRows> past = nullptr;  ///< in the cache
+    int copy = 0;                                    ///< of the layer that runs
+    int64_t made_again = 0;                          ///< layers below it keep no gate and up
 
     /// A trained gain, or the frozen one.
     at::Tensor gain(const Norm& norm) const { return trained_or(options.adaptation, norm.path, norm.gain); }
@@ -71,8 +73,8 @@ void Decoder::make_room(const Pass& pass) const {
             fail(Code::context_overflow, "row ", b, ": ", past, " cached and ", more,
                  " new tokens are more than the cache's capacity of ", pass.cache->capacity());
         if (!pass.cache->reserve(pass.options.slots[b], more))
-            fail(Code::out_of_memory, "row ", b, ": no cache memory for ", more, " more tokens within ",
-                 pass.cache->pool().limit(), " bytes");
+            fail(Code::out_of_memory, "row ", b, ": no cache memory for ", more, " more tokens: ",
+                 pass.cache->pool().refusal());
     }
 }
 
@@ -114,9 +116,20 @@ int64_t Decoder::layers_made_again(int64_t tokens, int64_t activation_bytes) con
     return over <= 0 ? 0 : std::min(config_.layers, (over + wide - 1) / wide);
 }
 
+std::unique_ptr<DecodeStep> Decoder::make_decode_step(int rows, int keys, Recorder& recorder) const {
+    if (head_->uses_scratch(rows)) return nullptr;
+    for (const Layer& layer : layers_)
+        for (const Linear& linear : layer.linear)
+            if (linear.weight->uses_scratch(rows)) return nullptr;
+    const std::vector<int32_t> past(static_cast<size_t>(rows), keys - 1);
+    RowBegin begin{0};
+    while (begin.back() < rows) begin.push_back(begin.back() + 1);
+    return std::make_unique<DecodeStep>(plan_attention(begin, {}, &past), past, device_, recorder);
+}
+
 std::shared_ptr<const AttentionPlan> Decoder::plan_attention(const RowBegin& rows,
                                                              const std::vector<int32_t>& parent,
-                                                             const ForwardOptions& options) const {
+                                                             const std::vector<int32_t>* past_lengths) const {
     auto plan = std::make_shared<AttentionPlan>();
     plan->heads = config_.heads;
     plan->heads_kv = config_.kv_heads;
@@ -126,7 +139,7 @@ std::shared_ptr<const AttentionPlan> Decoder::plan_attention(const RowBegin& row
     plan->parent = parent;
     int32_t longest = 0;
     for (size_t b = 0; b + 1 < rows.size(); ++b) {
-        int32_t past = options.cache ? options.cache->length(options.slots[b]) : 0;
+        int32_t past = past_lengths ? (*past_lengths)[b] : 0;
         if (!parent.empty() && parent[b] >= 0) past = plan->key_count[static_cast<size_t>(parent[b])];
         const int32_t keys = past + rows[b + 1] - rows[b];
         if (config_.context > 0 && keys > config_.context)
@@ -160,7 +173,7 @@ at::Tensor Decoder::attend(const Pass& pass, int64_t layer, const at::Tensor& h,
         k = rms_norm(k, pass.gain(weights.k_norm), config_.norm_eps);
     }
     std::optional<PastKeys> past;
-    if (pass.cache) past = pass.cache->past(layer, pass.options.slots, pass.copy);
+    if (pass.cache) past = pass.cache->past_keys(layer, pass.past, pass.options.slots, pass.copy);
     const at::Tensor o =
         rotary_attention(q, k, qkv[2], pass.plan, config_.window(layer), past ? &*past : nullptr);
     return linears(pass, layer, {o_proj}, o)[0];
@@ -245,7 +258,7 @@ at::Tensor Decoder::run_copies(Pass& pass, int64_t layer, int copies, const at::
         }
         ForwardOptions options = pass.options;
         options.slots.clear();
-        Pass some{options, {0}, nullptr, pass.cache, pass.copy, pass.made_again};
+        Pass some{options, {0}, nullptr, pass.cache, nullptr, pass.copy, pass.made_again};
         std::vector<int64_t> positions;
         for (const int64_t row : *part) {
             const auto b = static_cast<size_t>(row);
@@ -253,7 +266,8 @@ at::Tensor Decoder::run_copies(Pass& pass, int64_t layer, int copies, const at::
             some.rows.push_back(static_cast<int32_t>(positions.size()));
             if (pass.cache) options.slots.push_back(pass.options.slots[b]);
         }
-        some.plan = plan_attention(some.rows, {}, options);
+        if (pass.cache) some.past = pass.cache->past(options.slots);
+        some.plan = plan_attention(some.rows, {}, some.past ? &some.past->length : nullptr);
         outputs.push_back(run(some, x.index_select(0, device_list(positions, device_))));
     }
     pass.copy = 0;
@@ -275,7 +289,9 @@ at::Tensor Decoder::hidden(const Batch& batch, const ForwardOptions& options) co
     if (adaptation) adaptation->begin(*this, batch, options);
 
     at::Tensor x;
-    if (options.embeddings.defined()) {
+    if (options.step) {
+        x = embedding_->gather_by(options.step->tokens());
+    } else if (options.embeddings.defined()) {
         if (options.embeddings.dim() != 2 || options.embeddings.size(0) != batch.size() ||
             options.embeddings.size(1) != config_.width)
             fail(Code::invalid_argument, "embeddings are [", batch.size(), ", ", config_.width,
@@ -291,8 +307,17 @@ at::Tensor Decoder::hidden(const Batch& batch, const ForwardOptions& options) co
         x = prefixed->embeddings;
         pass.rows = prefixed->row_begin;
     }
-    if (pass.cache) make_room(pass);
-    pass.plan = plan_attention(pass.rows, batch.parent, options);
+    if (options.step) {
+        POLYAD_CHECK(pass.cache && !prefixed && batch.rows() == options.step->rows());
+        pass.plan = options.step->plan();
+        pass.past = options.step->past();
+    } else {
+        if (pass.cache) {
+            make_room(pass);
+            pass.past = pass.cache->past(options.slots);
+        }
+        pass.plan = plan_attention(pass.rows, batch.parent, pass.past ? &pass.past->length : nullptr);
+    }
     pass.made_again = layers_made_again(x.size(0), options.activation_bytes);
     if (options.trace) options.trace->push_back(x);
 
@@ -314,7 +339,7 @@ at::Tensor Decoder::hidden(const Batch& batch, const ForwardOptions& options) co
         }
         if (options.trace) options.trace->push_back(x);
     }
-    if (pass.cache)
+    if (pass.cache && !options.step)
         for (size_t b = 0; b + 1 < pass.rows.size(); ++b)
             pass.cache->grow(options.slots[b], pass.rows[b + 1] - pass.rows[b]);
     if (prefixed) h = h.index_select(0, device_list(prefixed->own, device_));

@@ -38,6 +38,7 @@ class Decoder final : public Backbone {
     at::Tensor token_nll(const at::Tensor& hidden, const std::vector<int32_t>& targets,
                          double label_smoothing) const override;
     std::unique_ptr<KvCache> make_cache(int slots, int capacity) const override;
+    std::unique_ptr<DecodeStep> make_decode_step(int rows, int keys, Recorder& recorder) const override;
 
   private:
     /// Linears in execution order; Layer::linear and the seven sites of a layer use the same order.
@@ -76,9 +77,10 @@ class Decoder final : public Backbone {
     void check_shared(const Batch& batch, const ForwardOptions& options) const;
     /// Layers that make gate and up again in the backward pass, counted from the first.
     int64_t layers_made_again(int64_t tokens, int64_t activation_bytes) const;
+    /// `past`: [rows] tokens in the cache; null = none.
     std::shared_ptr<const AttentionPlan> plan_attention(const RowBegin& rows,
                                                         const std::vector<int32_t>& parent,
-                                                        const ForwardOptions& options) const;
+                                                        const std::vector<int32_t>* past) const;
 
     ModelConfig config_;
     BackboneInfo info_;

@@ -68,7 +68,14 @@ DeviceScope::~DeviceScope() {
 }
 
 void wait_for(at::Device device) {
-    if (!device.is_cpu()) c10::impl::VirtualGuardImpl(device.type()).synchronizeDevice(device.index());
+    if (device.is_cpu()) return;
+    const std::shared_lock lock(waiting_for_devices());
+    c10::impl::VirtualGuardImpl(device.type()).synchronizeDevice(device.index());
+}
+
+std::shared_mutex& waiting_for_devices() {
+    static std::shared_mutex mutex;
+    return mutex;
 }
 
 std::string out_of_device_memory(const std::exception& error) {

@@ -7,6 +7,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <shared_mutex>
 #include <vector>
 
 #include "kernels/op_table.h"
@@ -45,6 +46,9 @@ class DeviceScope {
 
 /// Returns when everything queued on the device is done; at once for the CPU.
 void wait_for(at::Device device);
+/// Held shared while a thread waits for a whole device, which no thread may while another records there: held
+/// alone meanwhile.
+std::shared_mutex& waiting_for_devices();
 
 /// Runs a backward pass on the calling thread, whichever device it is for: kernels then use this thread's
 /// OpenMP team and stream, and an error is thrown here.

@@ -253,10 +253,11 @@ at::Tensor rotary_attention(const at::Tensor& q_in, const at::Tensor& k_in, cons
     rotate(k, plan->heads_kv, *plan, false);
     if (past) {
         const auto append = [&](const at::Tensor& fresh, const std::vector<void*>& row, int64_t page_offset) {
-            const kernels::CacheRows to{row.data(), past->page_tokens, past->page_begin.data(),
-                                        past->page.data(), page_offset};
+            const PastRows& rows = *past->rows;
+            const kernels::CacheRows to{row.data(), past->paged() ? rows.page_tokens : 0,
+                                        rows.page_begin.data(), rows.page.data(), page_offset};
             ops_of(fresh).append(float_of(fresh.scalar_type()), fresh.data_ptr(),
-                                 {plan->query_begin.data(), plan->rows()}, to, past->length.data(),
+                                 {plan->query_begin.data(), plan->rows()}, to, rows.length.data(),
                                  plan->heads_kv * plan->head_dim);
         };
         append(k, past->k_row, past->k_offset);
@@ -266,10 +267,10 @@ at::Tensor rotary_attention(const at::Tensor& q_in, const at::Tensor& k_in, cons
     for (void* p : past ? past->k_row : row_pointers(k, *plan)) call.k_row.push_back(p);
     for (void* p : past ? past->v_row : row_pointers(v, *plan)) call.v_row.push_back(p);
     fill_call(call, *plan, window, q.scalar_type());
-    if (past && past->page_tokens > 0) {
-        call.args.page_tokens = past->page_tokens;
-        call.args.page_begin = past->page_begin.data();
-        call.args.page = past->page.data();
+    if (past && past->paged()) {
+        call.args.page_tokens = past->rows->page_tokens;
+        call.args.page_begin = past->rows->page_begin.data();
+        call.args.page = past->rows->page.data();
         call.args.k_offset = past->k_offset;
         call.args.v_offset = past->v_offset;
     }

@@ -59,15 +59,22 @@ struct AttentionPlan {
     int32_t rows() const { return static_cast<int32_t>(key_count.size()); }
 };
 
-/// One layer's cached keys and values, room for the new tokens included: each row's history in one piece, or
-/// in pages (kernels::Attention says how).
-struct PastKeys {
-    std::vector<int32_t> length;      ///< [rows] tokens already there
-    std::vector<void*> k_row, v_row;  ///< [rows], empty with pages
+/// Where the rows' past lies, room for the new tokens included: the same for every layer.
+struct PastRows {
+    std::vector<int32_t> length;  ///< [rows] tokens already there
+    /// With pages, as kernels::Attention has them.
     int32_t page_tokens = 0;
     std::vector<int32_t> page_begin;  ///< [rows]
     std::vector<void*> page;
-    int64_t k_offset = 0, v_offset = 0;  ///< elements
+};
+
+/// One layer's part of it: each row's history in one piece, or in the rows' pages.
+struct PastKeys {
+    std::shared_ptr<const PastRows> rows;
+    std::vector<void*> k_row, v_row;     ///< [rows], empty with pages
+    int64_t k_offset = 0, v_offset = 0;  ///< elements into a page
+
+    bool paged() const { return k_row.empty(); }
 };
 
 /// Rotates q and k (in their own storage: the caller gives both up), appends k and v to the past when there

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "backbone/device_error.h"
 #include "base/error.h"
 
 namespace polyad {
@@ -18,7 +19,11 @@ std::shared_ptr<PagePool::Page> PagePool::take() {
     at::Tensor memory;
     {
         const std::lock_guard lock(mutex_);
-        if ((used_ + 1) * page_bytes() > limit_) return nullptr;
+        if ((used_ + 1) * page_bytes() > limit_) {
+            refusal_ = text("pages of ", page_bytes(), " bytes may take ", limit_, " bytes, ", bytes(),
+                            " are in use");
+            return nullptr;
+        }
         ++used_;
         if (!kept_.empty()) {
             memory = std::move(kept_.back());
@@ -29,10 +34,19 @@ std::shared_ptr<PagePool::Page> PagePool::take() {
         if (!memory.defined())
             memory = at::empty({elements_}, at::TensorOptions().dtype(dtype_).device(device_));
         return std::make_shared<Page>(shared_from_this(), std::move(memory));
-    } catch (...) {
+    } catch (const std::exception& e) {
         --used_;
-        throw;
+        const std::string why = out_of_device_memory(e);
+        if (why.empty()) throw;
+        const std::lock_guard lock(mutex_);
+        refusal_ = why;
+        return nullptr;
     }
+}
+
+std::string PagePool::refusal() const {
+    const std::lock_guard lock(mutex_);
+    return refusal_;
 }
 
 void PagePool::give(at::Tensor memory) {
@@ -126,17 +140,24 @@ void DecoderCache::adopt(int slot, std::vector<PageRef> pages) {
     pages_[static_cast<size_t>(slot)] = std::move(pages);
 }
 
-PastKeys DecoderCache::past(int64_t layer, const std::vector<int>& slots, int copy) {
+std::shared_ptr<const PastRows> DecoderCache::past(const std::vector<int>& slots) const {
+    auto rows = std::make_shared<PastRows>();
+    rows->page_tokens = page_tokens;
+    for (const int slot : slots) {
+        rows->length.push_back(length(slot));
+        rows->page_begin.push_back(static_cast<int32_t>(rows->page.size()));
+        for (const PageRef& page : pages(slot)) rows->page.push_back(page->data());
+    }
+    return rows;
+}
+
+PastKeys DecoderCache::past_keys(int64_t layer, std::shared_ptr<const PastRows> rows,
+                                 const std::vector<int>& slots, int copy) {
     PastKeys past;
-    for (const int slot : slots) past.length.push_back(length(slot));
+    past.rows = std::move(rows);
     if (copy == 0) {
-        past.page_tokens = page_tokens;
         past.k_offset = 2 * layer * page_tokens * kv_width_;
         past.v_offset = past.k_offset + page_tokens * kv_width_;
-        for (const int slot : slots) {
-            past.page_begin.push_back(static_cast<int32_t>(past.page.size()));
-            for (const PageRef& page : pages(slot)) past.page.push_back(page->data());
-        }
         return past;
     }
     auto& copies = copies_[static_cast<size_t>(layer)];

@@ -10,6 +10,7 @@
 #include <limits>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <vector>
 
 #include "backbone/backbone.h"
@@ -38,8 +39,10 @@ class PagePool : public std::enable_shared_from_this<PagePool> {
     PagePool(int64_t elements, at::ScalarType dtype, at::Device device)
         : elements_(elements), dtype_(dtype), device_(device) {}
 
-    /// Null when the limit leaves no room for one more.
+    /// Null when the limit, or the device's memory, leaves no room for one more.
     std::shared_ptr<Page> take();
+    /// Why take() gave none the last time, with sizes.
+    std::string refusal() const;
     int64_t page_bytes() const { return elements_ * static_cast<int64_t>(at::elementSize(dtype_)); }
     /// Bytes of pages somebody holds; unused ones that are kept for the next taker come on top, within the
     /// limit.
@@ -55,8 +58,10 @@ class PagePool : public std::enable_shared_from_this<PagePool> {
     const at::ScalarType dtype_;
     const at::Device device_;
     std::atomic<int64_t> used_{0}, limit_{std::numeric_limits<int64_t>::max()};
-    std::mutex mutex_;
-    std::vector<at::Tensor> kept_;  ///< guarded by mutex_
+    mutable std::mutex mutex_;
+    // Guarded by mutex_.
+    std::vector<at::Tensor> kept_;
+    std::string refusal_;
 };
 
 class DecoderCache final : public KvCache {
@@ -84,10 +89,12 @@ class DecoderCache final : public KvCache {
     /// An empty slot begins with full pages another row has filled with the same tokens.
     void adopt(int slot, std::vector<PageRef> pages);
 
-    /// Where this layer's past lies for each row's slot, and room for what reserve() made room for.
-    /// `copy`: which of the layer's copies; those beyond the first are contiguous and come with their first
-    /// use.
-    PastKeys past(int64_t layer, const std::vector<int>& slots, int copy = 0);
+    /// Where the past of each row's slot lies, and room for what reserve() made room for.
+    std::shared_ptr<const PastRows> past(const std::vector<int>& slots) const;
+    /// A layer's part of it. `copy`: which of the layer's copies; those beyond the first are contiguous and
+    /// come with their first use.
+    PastKeys past_keys(int64_t layer, std::shared_ptr<const PastRows> rows, const std::vector<int>& slots,
+                       int copy = 0);
     void grow(int slot, int tokens) { length_[static_cast<size_t>(slot)] += tokens; }
     /// True when made for a model of this shape.
     bool fits(int64_t layers, int64_t kv_width, at::ScalarType dtype, at::Device device) const;

@@ -8,6 +8,7 @@
 #include "backbone/bart.h"
 #include "backbone/bert.h"
 #include "backbone/cuda.h"
+#include "backbone/decode_step.h"
 #include "backbone/decoder.h"
 #include "backbone/t5.h"
 #include "base/error.h"
@@ -79,6 +80,10 @@ BackboneOptions BackboneOptions::from_json(const Json& object) {
     if (weights == "expanded") options.weights = WeightStorage::expanded;
     reader.finish();
     return options;
+}
+
+std::unique_ptr<DecodeStep> Backbone::make_decode_step(int, int, Recorder&) const {
+    return nullptr;
 }
 
 std::shared_ptr<const Backbone> Backbone::open(const std::filesystem::path& path,

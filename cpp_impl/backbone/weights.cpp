@@ -134,9 +134,13 @@ std::optional<kernels::PanelBranch> FrozenMatrix::panels(int64_t tokens) const {
     return branch;
 }
 
+bool FrozenMatrix::multiplies_packed(int64_t tokens) const {
+    return blocks_.defined() && block_elements(stored_.dtype) > 1 && tokens <= few;
+}
+
 at::Tensor FrozenMatrix::multiply(const at::Tensor& x) const {
     at::Tensor y = new_buffer({x.size(0), rows_}, x.options());
-    if (blocks_.defined() && block_elements(stored_.dtype) > 1 && x.size(0) <= few)
+    if (multiplies_packed(x.size(0)))
         ops_on(device_).multiply_packed(quant_of(stored_.dtype), blocks_.const_data_ptr(), nullptr,
                                         float_of(x.scalar_type()), x.const_data_ptr(), x.size(0), rows_,
                                         columns_, y.data_ptr());
@@ -162,11 +166,7 @@ at::Tensor FrozenMatrix::rows_of(int64_t begin, int64_t end) const {
 }
 
 at::Tensor FrozenMatrix::gather(const std::vector<int32_t>& rows) const {
-    if (!on_cpu()) {
-        const at::Tensor index = device_list(std::vector<int64_t>(rows.begin(), rows.end()), device_);
-        if (dense_.defined()) return dense_.index_select(0, index);
-        return expand_blocks(blocks_.index_select(0, index), false);
-    }
+    if (!on_cpu()) return gather_by(device_list(std::vector<int64_t>(rows.begin(), rows.end()), device_));
     const auto count = static_cast<int64_t>(rows.size());
     at::Tensor out = at::empty({count, columns_}, at::TensorOptions().dtype(dtype_));
     auto* data = static_cast<std::byte*>(out.data_ptr());
@@ -179,6 +179,12 @@ at::Tensor FrozenMatrix::gather(const std::vector<int32_t>& rows) const {
             expand_row(rows[i], data + i * stride);
     }
     return out;
+}
+
+at::Tensor FrozenMatrix::gather_by(const at::Tensor& rows) const {
+    POLYAD_CHECK(!on_cpu());
+    if (dense_.defined()) return dense_.index_select(0, rows);
+    return expand_blocks(blocks_.index_select(0, rows), false);
 }
 
 at::Tensor load_vector(const StoredTensor& stored, at::Device device) {

@@ -41,6 +41,8 @@ class FrozenMatrix {
     at::Tensor multiply(const at::Tensor& x) const;
     /// The same in dtype `out` where nothing is trained: see panels().
     at::Tensor decode(const at::Tensor& x, at::ScalarType out) const;
+    /// True when multiply() of so many tokens goes through dense()'s scratch, which moves as it grows.
+    bool uses_scratch(int64_t tokens) const { return !dense_.defined() && !multiplies_packed(tokens); }
     /// For kernels::multiply_panels: format, place and rows of a quantised matrix, laid out with the first
     /// use. A few tokens wait for memory, and this is a quarter of the dense matrix. Nothing when `tokens`
     /// are too many for it to pay, or the matrix is not quantised.
@@ -49,9 +51,12 @@ class FrozenMatrix {
     at::Tensor rows_of(int64_t begin, int64_t end) const;
     /// Chosen rows (token embeddings), [count, columns], the caller's own.
     at::Tensor gather(const std::vector<int32_t>& rows) const;
+    /// On a device, by an index that lies there, too.
+    at::Tensor gather_by(const at::Tensor& rows) const;
 
   private:
     bool on_cpu() const { return device_.is_cpu(); }
+    bool multiplies_packed(int64_t tokens) const;
     at::Tensor expand(int64_t begin, int64_t end, bool scratch) const;
     void expand_row(int64_t row, void* out) const;
     /// Blocks on the device as a new matrix in compute dtype, or in this thread's scratch.

@@ -331,6 +331,9 @@ bool Engine::admit_one(const Item& request) {
         (running_.empty() || batch_.spare_pages() > static_cast<int64_t>(running_.size())))
         return true;
     batch_.suspend(*request->row_);
+    // Nobody is left to give way: the device has less memory than the budget allows for.
+    if (running_.empty())
+        fail(Code::out_of_memory, "there is no cache memory for the request's next step: ", batch_.no_room());
     return false;
 }
 
@@ -423,6 +426,7 @@ int Engine::step() {
         std::erase_if(running_, [](const Item& request) { return !request->row_; });
         const std::lock_guard lock(mutex_);
         ++counters_.steps;
+        counters_.graph_steps = batch_.graph_steps();
         counters_.tokens += rows;
         counters_.prompt_tokens += prompt_tokens;
         counters_.busy_seconds +=
@@ -448,6 +452,7 @@ Json Engine::stats() const {
             {"waiting", waiting_.size()},
             {"running", running_count_},
             {"steps", counters_.steps},
+            {"graph_steps", counters_.graph_steps},
             {"finished", counters_.finished},
             {"failed", counters_.failed},
             {"cancelled", counters_.cancelled},

@@ -153,7 +153,14 @@ GenerationBatch::GenerationBatch(std::shared_ptr<const Backbone> backbone, int s
       cache_(backbone_->make_cache(slots, capacity)),
       decoder_cache_(dynamic_cast<DecoderCache*>(cache_.get())),
       share_prefixes_(share_prefixes && decoder_cache_) {
+    if (decoder_cache_ && !backbone_->device().is_cpu())
+        graphs_ = std::make_unique<DecodeGraphs>(backbone_, *decoder_cache_);
     for (int slot = slots; slot > 0; --slot) free_.push_back(slot - 1);
+}
+
+void GenerationBatch::set_merged(std::shared_ptr<MergedTask> merged) {
+    merged_ = std::move(merged);
+    if (graphs_) graphs_->keep_merged(merged_.get());
 }
 
 /// A row may read another's prefix, or leave its own, only where what it computes follows from its route and
@@ -320,29 +327,18 @@ void GenerationBatch::forward(Routing& routing, const std::vector<GenerationRow*
     ran_merged_ = merged_ && std::all_of(rows.begin(), rows.end(), [&](const GenerationRow* row) {
                       return row->lora() == merged_->lora();
                   });
-    const bool reuse = decoding && routing.adaptation && rows.size() == routing.rows.size() &&
-                       std::equal(rows.begin(), rows.end(), routing.rows.begin());
-    if (!reuse) {
-        routing.rows.clear();
-        std::vector<RowRoute> routes;
-        for (size_t b = 0; b < rows.size(); ++b) {
-            GenerationRow& row = *rows[b];
-            routes.push_back({row.input.skillset.get(), row.lora(), row.input.task, &row.input.weights,
-                              batch.prompt_length[b], &row.memory_, &row.input.intuition});
-        }
-        routing.adaptation = std::make_unique<MixedAdaptation>(routes, batch);
-        if (decoding) routing.rows.assign(rows.begin(), rows.end());
-    }
-    options.adaptation = routing.adaptation->empty() ? nullptr : routing.adaptation.get();
-    if (ran_merged_) options.adaptation = merged_.get();
     options.cache = cache_.get();
 
     at::Tensor logits;
     std::vector<int32_t> chosen;  // by the device, where it can
     try {
-        const at::Tensor hidden = backbone_->hidden(batch, options);
-        logits =
-            backbone_->logits(decoding ? hidden : hidden.index_select(0, device_list(last, hidden.device())));
+        if (decoding) logits = graph_step(rows);
+        if (!logits.defined()) {
+            options.adaptation = adapt(routing, rows, batch, decoding);
+            const at::Tensor hidden = backbone_->hidden(batch, options);
+            logits = backbone_->logits(decoding ? hidden
+                                                : hidden.index_select(0, device_list(last, hidden.device())));
+        }
         if (samples_on_device(logits.device()))
             chosen = sample_on_device(logits, sampled_rows(rows));
         else
@@ -373,6 +369,39 @@ void GenerationBatch::forward(Routing& routing, const std::vector<GenerationRow*
         }
     }
     trim_prefixes();
+}
+
+/// What the rows' skillsets do to a step; null = nothing.
+Adaptation* GenerationBatch::adapt(Routing& routing, const std::vector<GenerationRow*>& rows,
+                                   const Batch& batch, bool decoding) {
+    if (ran_merged_) return merged_.get();
+    const bool reuse = decoding && routing.adaptation && rows.size() == routing.rows.size() &&
+                       std::equal(rows.begin(), rows.end(), routing.rows.begin());
+    if (!reuse) {
+        routing.rows.clear();
+        std::vector<RowRoute> routes;
+        for (size_t b = 0; b < rows.size(); ++b) {
+            GenerationRow& row = *rows[b];
+            routes.push_back({row.input.skillset.get(), row.lora(), row.input.task, &row.input.weights,
+                              batch.prompt_length[b], &row.memory_, &row.input.intuition});
+        }
+        routing.adaptation = std::make_unique<MixedAdaptation>(routes, batch);
+        if (decoding) routing.rows.assign(rows.begin(), rows.end());
+    }
+    return routing.adaptation->empty() ? nullptr : routing.adaptation.get();
+}
+
+/// Undefined where the step has to launch its kernels itself.
+at::Tensor GenerationBatch::graph_step(const std::vector<GenerationRow*>& rows) {
+    if (!graphs_) return {};
+    std::vector<DecodeRow> steps;
+    for (const GenerationRow* row : rows) {
+        // What a method computes from the tokens is its own, and may wait for the device.
+        if (row->input.skillset && !row->lora()) return {};
+        steps.push_back({row->slot_, row->tokens.back(), row->lora() ? row->input.served.get() : nullptr,
+                         row->input.task});
+    }
+    return graphs_->step(steps, ran_merged_ ? merged_ : nullptr);
 }
 
 std::vector<SampledRow> GenerationBatch::sampled_rows(const std::vector<GenerationRow*>& rows) {

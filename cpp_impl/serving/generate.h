@@ -16,6 +16,7 @@
 
 #include "routing/skillset.h"
 #include "serving/answer_text.h"
+#include "serving/decode_graphs.h"
 #include "serving/device_sampling.h"
 #include "serving/merged_task.h"
 #include "serving/mixed_adaptation.h"
@@ -102,6 +103,8 @@ class GenerationBatch {
     bool make_room(GenerationRow& row);
     /// True when the cache has pages, so that rows take memory as they grow.
     bool paged() const { return decoder_cache_ != nullptr; }
+    /// Why make_room() found none.
+    std::string no_room() const { return decoder_cache_ ? decoder_cache_->pool().refusal() : std::string(); }
     /// Most bytes of pages, and of prefixes kept for later rows. Prefixes beyond go at once, rows when they
     /// end.
     void set_limits(int64_t cache, int64_t prefixes);
@@ -114,9 +117,11 @@ class GenerationBatch {
     int64_t cache_bytes() const { return decoder_cache_ ? decoder_cache_->pool().bytes() : 0; }
     int64_t prefix_bytes() const;
     /// Rows that all have the pairs of this task run on its merged weights; null = none do.
-    void set_merged(std::shared_ptr<MergedTask> merged) { merged_ = std::move(merged); }
+    void set_merged(std::shared_ptr<MergedTask> merged);
     /// True when the last step did.
     bool ran_merged() const { return ran_merged_; }
+    /// Steps that played a recording instead of launching every kernel.
+    int64_t graph_steps() const { return graphs_ ? graphs_->played() : 0; }
     /// Forgets the prefixes of a skillset's version.
     void drop_prefixes(int64_t version) { prefixes_.drop(version); }
 
@@ -136,12 +141,16 @@ class GenerationBatch {
     void trim_prefixes();
     void step_group(const Skillset* owner, const std::vector<GenerationRow*>& rows);
     void forward(Routing& routing, const std::vector<GenerationRow*>& rows);
+    Adaptation* adapt(Routing& routing, const std::vector<GenerationRow*>& rows, const Batch& batch,
+                      bool decoding);
+    at::Tensor graph_step(const std::vector<GenerationRow*>& rows);
     static std::vector<SampledRow> sampled_rows(const std::vector<GenerationRow*>& rows);
     void advance(GenerationRow& row, int32_t id);
 
     std::shared_ptr<const Backbone> backbone_;
     std::unique_ptr<KvCache> cache_;
     DecoderCache* decoder_cache_ = nullptr;  ///< the same, when it has pages
+    std::unique_ptr<DecodeGraphs> graphs_;   ///< null where nothing can be recorded
     bool share_prefixes_;
     PrefixCache prefixes_;
     std::shared_ptr<MergedTask> merged_;

@@ -83,8 +83,9 @@ void fail(const char* format, ...) {
 }
 
 void check(cudaError_t error, const char* what) {
-    if (error != cudaSuccess)
-        fail("%s: CUDA: %s (%s)", what, cudaGetErrorString(error), cudaGetErrorName(error));
+    if (error == cudaSuccess) return;
+    cudaGetLastError();  // or the next launch would be blamed for it
+    fail("%s: CUDA: %s (%s)", what, cudaGetErrorString(error), cudaGetErrorName(error));
 }
 
 Context::Context(int device_index, cudaStream_t given) : device(device_index), stream(given) {

@@ -25,11 +25,13 @@ Refusal taken(polyad_status* status) {
     return out;
 }
 
-Refusal create(const char* device, uint64_t budget = 0, polyad_context** context = nullptr) {
+Refusal create(const char* device, uint64_t budget = 0, polyad_context** context = nullptr,
+               void* stream = nullptr) {
     polyad_context_options options;
     polyad_context_options_init(&options);
     options.device = device;
     options.memory_budget = budget;
+    options.stream = stream;
     polyad_context* made = nullptr;
     const Refusal out = taken(polyad_context_create(&options, &made));
     if (context)
@@ -67,6 +69,8 @@ TEST(Device, NamesAreChecked) {
     for (const char* name : {"gpu", "cuda:", "cuda:x", "cuda:-1", "cuda:1x", "CUDA", ""})
         EXPECT_REFUSED(create(name), POLYAD_INVALID_CONFIG, "allowed: cpu, cuda, cuda:N");
     EXPECT_REFUSED(create("cpu", 1 << 20), POLYAD_INVALID_ARGUMENT, "memory_budget");
+    int stream = 0;
+    EXPECT_REFUSED(create("cpu", 0, nullptr, &stream), POLYAD_INVALID_ARGUMENT, "stream is for CUDA devices");
     EXPECT_REFUSED(create("\xff"), POLYAD_INVALID_ARGUMENT, "UTF-8");
 }
 
@@ -107,6 +111,24 @@ TEST(DeviceDeath, ADriverTooOldIsNamed) {
 TEST(DeviceDeath, AnIndexOutOfRangeIsNamed) {
     EXPECT_REFUSED_ELSEWHERE(FAKE_FOLDER "/libpolyad_fake_cuda_device.so", "cuda:2", POLYAD_INVALID_ARGUMENT,
                              "allowed: cuda:0 to cuda:1");
+}
+
+TEST(DeviceDeath, ADeviceTooOldForBf16IsNamed) {
+    EXPECT_REFUSED_ELSEWHERE(FAKE_FOLDER "/libpolyad_fake_cuda_old.so", "cuda:1", POLYAD_UNSUPPORTED,
+                             "cuda:1' cannot be used: .*compute capability 7.5, at least 8.0 is wanted");
+}
+
+TEST(DeviceDeath, UnusableDevicesAreListedWithTheirReason) {
+    testing::GTEST_FLAG(death_test_style) = "threadsafe";
+    EXPECT_EXIT(
+        {
+            setenv("POLYAD_CUDA_LIBRARY", FAKE_FOLDER "/libpolyad_fake_cuda_old.so", 1);
+            polyad_text* text = nullptr;
+            const Refusal listed = taken(polyad_devices(&text));
+            std::fprintf(stderr, "%s\n", polyad_text_data(text));
+            std::_Exit(listed.code);
+        },
+        testing::ExitedWithCode(POLYAD_OK), "cuda:1.*reason.*compute capability 7.5.*usable.*false");
 }
 
 TEST(DeviceDeath, LibTorchWithoutItsCudaPartIsNamed) {

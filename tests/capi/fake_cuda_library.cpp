@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Stands for libpolyad_cuda.so where there is no GPU. FAKE_VERSION: what it calls itself; FAKE_DEVICES: how
-// many devices it claims to see, 0 = it says that the driver is too old.
+// many devices it claims to see, 0 = it says that the driver is too old; FAKE_OLD: they are of compute
+// capability 7.5, which the library refuses.
 #include <cstdio>
 #include <cstring>
 
@@ -16,7 +17,11 @@ int device_count(char* reason, size_t size) {
     return FAKE_DEVICES;
 }
 
-int device_info(int, CudaDevice* out, char*, size_t) {
+int device_info(int, CudaDevice* out, char* reason, size_t size) {
+    if (FAKE_OLD) {
+        std::snprintf(reason, size, "made up has compute capability 7.5, at least 8.0 is wanted");
+        return -1;
+    }
     *out = {};
     std::strcpy(out->name, "made up");
     out->memory = uint64_t{8} << 30;

@@ -104,6 +104,61 @@ TEST_F(CudaKernels, LowRankOfEachRowsOwnFactors) {
         }
 }
 
+// A decoding step's pairs: the recording is made for a bound, the twin brings each step's own, or none.
+TEST_F(CudaKernels, ReplaysPairsThatChange) {
+    const CudaLibrary& library = *device_library();
+    const int32_t rows = 3, most = 16;
+    const int64_t d_in = 576, d_out = 1536;
+    const std::vector<int32_t> begin{0, 1, 2, 3};
+    for (const Float type : both_types) {
+        Array x(type, rows * d_in), y(type, rows * d_out), a(type, 2 * most * d_in),
+            b(type, 2 * most * d_out);
+        x.random(random), y.random(random), a.random(random, 0.1), b.random(random);
+        struct Pair {
+            int which, rank;
+        };
+        const auto pairs = [&](Side s, const std::vector<Pair>& of) {
+            std::vector<RowFactors> out;
+            for (const Pair& p : of)
+                out.push_back({p.rank ? a.at(s, p.which * most * d_in) : nullptr,
+                               p.rank ? b.at(s, p.which * most * d_out) : nullptr, p.rank, 0.5f});
+            return out;
+        };
+        const std::vector<RowFactors> bound(rows, {x.at(Side::device), x.at(Side::device), most, 0.0f});
+        const size_t bytes = bound.size() * sizeof(RowFactors);
+        void* const twin = library.allocate(bytes);
+        const auto none = pairs(Side::device, {{0, 0}, {0, 0}, {0, 0}});
+        library.copy(twin, none.data(), bytes);
+        library.bind(bound.data(), bytes, twin);
+        const auto step = [&] {
+            library.ops->low_rank_rows(type, x.at(Side::device), bound.data(), {begin.data(), rows}, d_in,
+                                       d_out, y.at(Side::device));
+        };
+        step();
+        y.expect_same(0, "rows without pairs");
+        library.graph_begin();
+        step();
+        void* const graph = library.graph_end();
+        library.unbind(bound.data());
+        ASSERT_NE(graph, nullptr) << library.take_error();
+        for (const std::vector<Pair>& now :
+             {std::vector<Pair>{{0, 16}, {1, 5}, {0, 0}}, std::vector<Pair>{{1, 16}, {1, 16}, {0, 8}},
+              std::vector<Pair>{{0, 0}, {0, 1}, {1, 0}}}) {
+            const auto there = pairs(Side::device, now), here = pairs(Side::host, now);
+            library.copy(twin, there.data(), bytes);
+            library.graph_launch(graph);
+            ops_for("portable")
+                ->low_rank_rows(type, x.at(Side::host), here.data(), {begin.data(), rows}, d_in, d_out,
+                                y.at(Side::host));
+            y.expect_same(tolerance_of(type), std::string("replayed pairs, ") + name_of(type));
+            y.push();  // roundings do not add up
+        }
+        library.graph_release(graph);
+        library.release(twin);
+    }
+    EXPECT_EQ(library.take_error(), nullptr);
+}
+
 TEST_F(CudaKernels, Gates) {
     struct Shape {
         GateKind kind;

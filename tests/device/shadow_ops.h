@@ -8,7 +8,5 @@ namespace polyad {
 /// The CPU's kernels over the shadow device's memory. An address of tensor data that does not carry the
 /// device's mark, or one of an index list that does, is Code::internal.
 const kernels::OpTable& shadow_ops();
-/// Where a marked address lies in host memory; Code::internal for one that is not marked. Null stays null.
-void* shadow_host(const void* address);
 
 }  // namespace polyad

@@ -471,8 +471,8 @@ POLYAD_API POLYAD_MUST_USE polyad_status *polyad_engine_submit(polyad_engine *en
 /* Admits waiting requests and produces one token for every running one. *busy (may be NULL) = requests still waiting or running.
  * A request that fails does not fail the step. Since 0.1. */
 POLYAD_API POLYAD_MUST_USE polyad_status *polyad_engine_step(polyad_engine *engine, int32_t *busy);
-/* JSON: skillsets: {name: {"version", "tasks", "bytes"}}, waiting, running, steps, finished, failed, cancelled, expired, preempted, prompt_tokens,
- * tokens, tokens_per_second, max_batch, max_context, memory: {"budget", "skills", "cache", "cache_shared", "merged"} in bytes,
+/* JSON: skillsets: {name: {"version", "tasks", "bytes"}}, waiting, running, steps, graph_steps (of them, played as CUDA graphs), finished, failed, cancelled,
+ * expired, preempted, prompt_tokens, tokens, tokens_per_second, max_batch, max_context, memory: {"budget", "skills", "cache", "cache_shared", "merged"} in bytes,
  * prefix_cache: {"hits", "tokens"}. Any thread. Since 0.1. */
 POLYAD_API POLYAD_MUST_USE polyad_status *polyad_engine_stats(const polyad_engine *engine, polyad_text **json);
 
