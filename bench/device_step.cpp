@@ -216,6 +216,8 @@ void decode(const std::shared_ptr<const Backbone>& backbone, const Options& o, c
            {"seconds", all},
            {"prompt_seconds", prompt},
            {"tokens_per_second", rows * o.tokens / all},
+           {"graph_steps", engine.stats().at("graph_steps").get<double>() /
+                               std::max(1.0, engine.stats().at("steps").get<double>())},
            {"milliseconds_per_step", 1e3 * (all - prompt) / std::max(1, o.tokens - 1)},
            {"first_tokens",
             std::vector<int32_t>(tokens.begin(),

@@ -1,43 +1,79 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # gpu_check.sh [FOLDER] [STEP...]: builds Polyad with its CUDA library and runs on the GPU of this machine: the kernels'
-# tests, golden vectors and model parity, every method on both devices, and the benchmarks beside PyTorch's. FOLDER is
-# what scripts/gpu_carry.sh made (default .gpu, then nothing: a machine with everything installed). Steps: build kernels
-# parity golden methods memory bench (default: all). Nothing is fetched. One line per step at the end; a failed step
-# does not stop the others. Logs: build/gpu-check.
+# tests, decoding from graphs, golden vectors and model parity, every method on both devices, out of memory, the command
+# line, the benchmarks beside PyTorch's, and compute-sanitizer where there is one. FOLDER is what scripts/gpu_carry.sh
+# made (default .gpu; where there is none, a machine with everything installed). Steps: build kernels graphs parity
+# golden methods memory cli bench sanitize (default: all, in this order). Nothing is fetched.
+# A failed step does not stop the others. Logs: build/gpu-check; build/gpu-check/summary.md is what docs/gpu.md quotes.
+# POLYAD_GPU_SECONDS=480: ends after that time; what has not run by then counts as failed.
+# bench measures the shape of SmolLM2-135M; POLYAD_GPU_SHAPES=135m,1b takes minutes more.
 set -uo pipefail
 cd "$(dirname "$0")/.."
+all=(build kernels graphs parity golden methods memory cli bench sanitize)
 carried=.gpu
-[[ ${1:-} == */* || -d ${1:-} ]] && { carried=$1; shift; }
+if [[ -n ${1:-} && ( $1 == */* || -d $1 ) ]]; then
+    [[ -d $1 ]] || { echo "gpu_check: there is no folder '$1'" >&2; exit 2; }
+    carried=$1
+    shift
+fi
 steps=("$@")
-((${#steps[@]})) || steps=(build kernels parity golden methods memory bench)
+((${#steps[@]})) || steps=("${all[@]}")
+for one in "${steps[@]}"; do
+    [[ " ${all[*]} " == *" $one "* ]] || { echo "gpu_check: no step '$one', there are: ${all[*]}" >&2; exit 2; }
+done
 carried=$(cd "$carried" 2>/dev/null && pwd || true)
-build=$PWD/build/gpu
+build=${POLYAD_GPU_BUILD:-$PWD/build/gpu}
 logs=${POLYAD_GPU_LOGS:-$PWD/build/gpu-check}
 mkdir -p "$logs"
 
 shared=${POLYAD_SHARED_DIR:-$PWD/../shared}
-[[ -d $carried/shared ]] && shared=$carried/shared
-torch=${POLYAD_LIBTORCH:-$(python3 -c 'import importlib.util as u; print(u.find_spec("torch").submodule_search_locations[0])')}
+[[ -n $carried && -d $carried/shared ]] && shared=$carried/shared
+for tool in cmake ninja g++ python3; do
+    command -v $tool >/dev/null || { echo "gpu_check: $tool is missing" >&2; exit 2; }
+done
+torch=${POLYAD_LIBTORCH:-$(python3 -c 'import importlib.util as u; s = u.find_spec("torch"); print(s.submodule_search_locations[0] if s else "")')}
 [[ -e $torch/lib/libtorch_cuda.so ]] ||
-    { echo "gpu_check: no LibTorch for CUDA: python3 has no such torch and POLYAD_LIBTORCH names none" >&2; exit 2; }
+    { echo "gpu_check: no LibTorch for CUDA in '$torch': install a torch for CUDA, or name one with POLYAD_LIBTORCH" >&2; exit 2; }
 export LD_LIBRARY_PATH=$torch/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 export POLYAD_CUDA_LIBRARY=$build/capi/libpolyad_cuda.so
 
 summary=()
 failed=0
-step() {  # step NAME COMMAND...: runs it, keeps its output, notes how it ended
-    local name=$1 begin=$SECONDS rc=0
-    shift
-    "$@" >"$logs/$name.log" 2>&1 || rc=$?
+begun=$SECONDS
+budget=${POLYAD_GPU_SECONDS:-0}
+step() {  # step NAME SECONDS COMMAND...: runs it at most so long, keeps its output, notes how it ended
+    local name=$1 limit=$2 begin=$SECONDS rc=0 state=ok
+    shift 2
+    if ((budget > 0 && budget - (SECONDS - begun) < limit)); then
+        limit=$((budget - (SECONDS - begun)))
+        if ((limit < 10)); then
+            failed=1
+            summary+=("| $name | not run | | the time was up |")
+            printf '%-14s not run: the time was up\n' "$name"
+            return
+        fi
+    fi
+    timeout -k 10 "$limit" "$@" >"$logs/$name.log" 2>&1 || rc=$?
     if ((rc)); then
         failed=1
+        state=FAILED
+        ((rc == 124 || rc == 137)) && state="FAILED (stopped after $limit s)"
         printf -- '---- %s failed (%d):\n' "$name" "$rc"
         grep -E 'FAIL|rror|what\(\)|terminate' "$logs/$name.log" | head -n "${POLYAD_GPU_LINES:-25}"
         tail -n 5 "$logs/$name.log"
     fi
-    summary+=("$(printf '%-22s %s in %d s: %s' "$name" "$( ((rc)) && echo FAILED || echo ok)" \
-        $((SECONDS - begin)) "$(tail -n 1 "$logs/$name.log" | cut -c1-150)")")
+    local last
+    last=$(grep -v '^ *$' "$logs/$name.log" | tail -n 1 | tr -d '|' | cut -c1-150)
+    summary+=("| $name | $state | $((SECONDS - begin)) s | $last |")
+    printf '%-14s %s in %d s: %s\n' "$name" "$state" $((SECONDS - begin)) "$last"
+}
+tests() {  # tests NAME SECONDS PROGRAM...: a GoogleTest program that must not skip tests for want of a GPU
+    local name=$1 limit=$2
+    shift 2
+    step "$name" "$limit" bash -c \
+        '"$@" || exit; ! grep -E "no CUDA device|records nothing" "$0" || { echo "FAILED: tests were skipped"; exit 1; }' \
+        "$logs/$name.log" "$@"
 }
 
 for one in "${steps[@]}"; do
@@ -45,28 +81,61 @@ for one in "${steps[@]}"; do
         build)
             prefixes=$torch
             options=()
-            if [[ -d $carried/prefix ]]; then
+            if [[ -n $carried && -d $carried/prefix ]]; then
                 prefixes="$torch;$carried/prefix"
                 options+=("-DPOLYAD_TEXT_RUST_LIBRARY=$carried/prefix/lib/libpolyad_text_rust.a")
             fi
-            step configure cmake -G Ninja -S . -B "$build" -DCMAKE_BUILD_TYPE=Release -DCMAKE_PREFIX_PATH="$prefixes" \
-                -DPOLYAD_SHARED_DIR="$shared" -DPOLYAD_BENCHMARKS=ON "${options[@]}"
-            step build cmake --build "$build" -j "$(nproc)" -- -k 0 polyad_cuda cuda_kernels_test golden_runner \
-                parity_runner device_methods_test capi_device_test polyad-cli device_bench
+            step configure 120 cmake -G Ninja -S . -B "$build" -DCMAKE_BUILD_TYPE=Release -DCMAKE_PREFIX_PATH="$prefixes" \
+                -DPOLYAD_SHARED_DIR="$shared" -DPOLYAD_BENCHMARKS=ON -DPOLYAD_CUDA=ON "${options[@]}"
+            step build 600 cmake --build "$build" -j "$(nproc)" -- -k 0 polyad_cuda cuda_library_test cuda_kernels_test \
+                cuda_kernels_bench golden_runner parity_runner decode_graphs_test device_methods_test capi_device_test \
+                polyad-cli device_bench
             ;;
-        kernels) step kernels "$build/tests/cuda_kernels_test" ;;
+        kernels)
+            step library 60 "$build/tests/cuda_library_test"
+            tests kernels 180 "$build/tests/cuda_kernels_test"
+            ;;
+        graphs) tests graphs 120 env POLYAD_TEST_DEVICE=cuda "$build/tests/decode_graphs_test" ;;
         parity)
-            step parity "$build/tests/parity_runner" --device cuda "$shared/fixtures/models" "$shared/fixtures/gguf"
-            step parity_bf16 "$build/tests/parity_runner" --device cuda --precision bf16 "$shared/fixtures/models" \
-                "$shared/fixtures/gguf"
-            step parity_packed "$build/tests/parity_runner" --device cuda --weights packed "$shared/fixtures/gguf"
+            step parity 180 "$build/tests/parity_runner" --device cuda "$shared/fixtures/models" "$shared/fixtures/gguf"
+            # The tiny T5's adapter gradients are too small for bf16, on the CPU, too.
+            step parity_bf16 120 "$build/tests/parity_runner" --device cuda --precision bf16 \
+                "$shared"/fixtures/models/{llama,qwen2,qwen3,mistral} "$shared/fixtures/gguf"
+            step parity_packed 60 "$build/tests/parity_runner" --device cuda --weights packed "$shared/fixtures/gguf"
             ;;
-        golden) step golden "$build/tests/golden_runner" "$shared/golden" --device cuda ;;
-        methods) step methods env POLYAD_TEST_DEVICE=cuda "$build/tests/device_methods_test" ;;
-        memory) step memory env POLYAD_TEST_DEVICE=cuda "$build/tests/capi_device_test" ;;
-        bench) step bench python3 bench/peers/cuda.py --polyad "$build" --out "$logs" ;;
-        *) echo "gpu_check: no step '$one'" >&2; exit 2 ;;
+        golden) step golden 120 "$build/tests/golden_runner" "$shared/golden" --device cuda ;;
+        methods) tests methods 180 env POLYAD_TEST_DEVICE=cuda "$build/tests/device_methods_test" ;;
+        memory) tests memory 120 env POLYAD_TEST_DEVICE=cuda "$build/tests/capi_device_test" ;;
+        cli) step cli 120 sh tests/cli/device.sh "$build/tools/polyad" "$shared/fixtures" cuda:0 ;;
+        bench)
+            step bench 300 python3 bench/peers/cuda.py --polyad "$build" --out "$logs" --shapes "${POLYAD_GPU_SHAPES:-135m}"
+            step kernel_speed 90 "$build/bench/cuda_kernels_bench" "$POLYAD_CUDA_LIBRARY"
+            ;;
+        sanitize)
+            sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda/bin/compute-sanitizer 2>/dev/null || true)
+            if [[ -n $sanitizer ]]; then
+                step memcheck 150 "$sanitizer" --tool memcheck --error-exitcode 9 "$build/tests/cuda_kernels_test" \
+                    --gtest_filter='*LowRankOfEachRowsOwnFactors:*AttentionOverPages:*Replays*:*Gates:*MixedFactors:*CrossEntropy'
+            else
+                summary+=("| memcheck | not run | | there is no compute-sanitizer |")
+            fi
+            ;;
     esac
 done
-printf '%s\n' "${summary[@]}"
+
+{
+    printf '%s, driver %s; torch %s; %s; %s CPU cores; Polyad %s; %d s in all\n\n' \
+        "$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -n 1 || true)" \
+        "$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | head -n 1 || true)" \
+        "$(cat "$torch/version.py" 2>/dev/null | sed -n "s/^__version__ = '\(.*\)'/\1/p")" \
+        "$(g++ --version | head -n 1)" "$(nproc)" "$(git rev-parse --short HEAD 2>/dev/null || echo unversioned)" $((SECONDS - begun))
+    printf '| step | | time | last line |\n|---|---|---|---|\n'
+    printf '%s\n' "${summary[@]}"
+    if [[ " ${steps[*]} " == *" bench "* ]]; then
+        printf '\n```\n'
+        cat "$logs/bench.log"
+        printf '```\n'
+    fi
+} >"$logs/summary.md"
+printf '\n%s: %s\n' "$logs/summary.md" "$( ((failed)) && echo 'a step failed' || echo 'every step passed')"
 exit $failed
