@@ -70,9 +70,8 @@ class Cuda {
         if (ready_.load(std::memory_order_relaxed)) return;
         open_torch(share_);
         register_kernels(at::kCUDA, &Cuda::ops);
-        register_recorder(at::kCUDA, [](at::Device device) {
-            return make_cuda_recorder(*instance().opened(), device);
-        });
+        register_recorder(at::kCUDA,
+                          [](at::Device device) { return make_cuda_recorder(*instance().opened(), device); });
         ready_.store(&ours, std::memory_order_release);
     }
 

@@ -73,8 +73,8 @@ void Decoder::make_room(const Pass& pass) const {
             fail(Code::context_overflow, "row ", b, ": ", past, " cached and ", more,
                  " new tokens are more than the cache's capacity of ", pass.cache->capacity());
         if (!pass.cache->reserve(pass.options.slots[b], more))
-            fail(Code::out_of_memory, "row ", b, ": no cache memory for ", more, " more tokens: ",
-                 pass.cache->pool().refusal());
+            fail(Code::out_of_memory, "row ", b, ": no cache memory for ", more,
+                 " more tokens: ", pass.cache->pool().refusal());
     }
 }
 

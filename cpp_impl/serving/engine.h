@@ -64,7 +64,8 @@ class Engine {
         int64_t version = 0;
     };
     struct Counters {
-        int64_t steps = 0, graph_steps = 0, finished = 0, failed = 0, cancelled = 0, expired = 0, preempted = 0;
+        int64_t steps = 0, graph_steps = 0, finished = 0, failed = 0, cancelled = 0, expired = 0,
+                preempted = 0;
         int64_t prompt_tokens = 0, tokens = 0, prefix_hits = 0, prefix_tokens = 0;
         double busy_seconds = 0.0;
     };
