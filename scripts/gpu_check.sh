@@ -72,7 +72,7 @@ tests() {  # tests NAME SECONDS PROGRAM...: a GoogleTest program that must not s
     local name=$1 limit=$2
     shift 2
     step "$name" "$limit" bash -c \
-        '"$@" || exit; ! grep -E "no CUDA device|records nothing" "$0" || { echo "FAILED: tests were skipped"; exit 1; }' \
+        '"$@" || exit; ! grep -qE "no CUDA device|records nothing" "$0" || { echo "FAILED: tests were skipped"; exit 1; }' \
         "$logs/$name.log" "$@"
 }
 
