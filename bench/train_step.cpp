@@ -160,7 +160,7 @@ double gemm_bound(const Backbone& backbone, int64_t tokens, int64_t answers) {
 int run(const Options& o) {
     const Json file = parse_json(Bytes::map_file(o.rows).text(), o.rows);
     std::vector<TrainingRow> rows;
-    int64_t tokens = 0, inputs = 0;
+    int64_t tokens = 0, inputs = 0, answers = 0;
     int tasks = 0;
     for (const Json& row : file.at("rows")) {
         const auto ids = row.at("tokens").get<std::vector<int32_t>>();
@@ -172,6 +172,7 @@ int run(const Options& o) {
         tasks = std::max(tasks, out.task + 1);
         tokens += static_cast<int64_t>(ids.size());
         inputs += out.tokens();
+        answers += static_cast<int64_t>(out.example->answer.size());
     }
 
     const auto backbone = open_backbone(o);
@@ -189,30 +190,39 @@ int run(const Options& o) {
     std::ofstream("/proc/self/clear_refs") << "5";
     std::vector<double> seconds, forward_seconds, backward_seconds, update_seconds;
     double loss = 0;
-    int64_t faults = 0, computed = 0, answers = 0;
+    int64_t faults = 0, computed = 0;
     for (int step = 0; step < o.warmup + o.steps; ++step) {
         if (step == o.warmup) faults = page_faults();
         const auto begin = Clock::now();
-        PackedForward forward(*backbone, method, rows, Mode::train, &noise, o.share);
-        forward.activation_bytes = o.activation_mib << 20;
-        const auto adaptation = method.adapt(forward.route);
-        const at::Tensor mean = forward.answer_nll(*backbone, *adaptation, 0.0).mean();
-        at::Tensor objective = mean;
-        if (const at::Tensor extra = method.auxiliary_loss(*adaptation); extra.defined())
-            objective = mean + extra;
-        const auto middle = Clock::now();
-        objective.backward();
+        double forward_time = 0, backward_time = 0;
+        loss = 0;
+        computed = 0;
+        const int64_t budget = activation_budget(*backbone, o.activation_mib);
+        for (const auto& part : parts_within(*backbone, method, rows, o.share, budget)) {  // as the trainer
+            const auto start = Clock::now();
+            PackedForward forward(*backbone, method, part, Mode::train, &noise, o.share);
+            forward.activation_bytes = o.activation_mib << 20;
+            const auto adaptation = method.adapt(forward.route);
+            at::Tensor objective =
+                forward.answer_nll(*backbone, *adaptation, 0.0).sum() / static_cast<double>(answers);
+            loss += objective.item<double>();
+            if (const at::Tensor extra = method.auxiliary_loss(*adaptation); extra.defined())
+                objective =
+                    objective + extra * (static_cast<double>(part.size()) / static_cast<double>(rows.size()));
+            const auto middle = Clock::now();
+            objective.backward();
+            forward_time += std::chrono::duration<double>(middle - start).count();
+            backward_time += seconds_since(middle);
+            computed += forward.batch.size();
+        }
         const auto end = Clock::now();
         optimiser.step(1.0, 1.0);
         optimiser.clear_gradients();
         method.parameters_changed();
-        loss = mean.item<double>();
-        computed = forward.batch.size();
-        answers = static_cast<int64_t>(forward.targets.size());
         if (step < o.warmup) continue;
         seconds.push_back(seconds_since(begin));
-        forward_seconds.push_back(std::chrono::duration<double>(middle - begin).count());
-        backward_seconds.push_back(std::chrono::duration<double>(end - middle).count());
+        forward_seconds.push_back(forward_time);
+        backward_seconds.push_back(backward_time);
         update_seconds.push_back(seconds_since(end));
     }
     faults = (page_faults() - faults) / std::max(1, o.steps);

@@ -4,10 +4,10 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
 #include <c10/util/accumulate.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <bit>
-#include <cstdlib>
 #include <map>
 #include <mutex>
 #include <new>
@@ -19,7 +19,7 @@ namespace polyad {
 namespace {
 
 constexpr int64_t smallest = 64 << 10;  ///< bytes; below, malloc keeps what it was given back
-constexpr int64_t alignment = 4096;
+constexpr int64_t page = 4096;
 
 class Pool {
   public:
@@ -30,8 +30,10 @@ class Pool {
         void* out = take_idle(size);
         if (!out) {
             while (live_ + idle_ + size > peak_ && idle_ > 0) drop(std::prev(idle_of_size_.end()));
-            out = std::aligned_alloc(static_cast<size_t>(alignment), static_cast<size_t>(size));
-            if (!out) throw std::bad_alloc();
+            // Not from malloc: between small blocks that live longer, buffers of changing sizes leave holes.
+            out = ::mmap(nullptr, static_cast<size_t>(size), PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+            if (out == MAP_FAILED) throw std::bad_alloc();
             ++taken_;
         }
         live_ += size;
@@ -60,10 +62,10 @@ class Pool {
   private:
     using Idle = std::map<int64_t, std::vector<void*>>;
 
-    /// Eight sizes between two powers of two: batches of nearly the same length use the same buffers.
+    /// 32 sizes between two powers of two: batches of nearly the same length use the same buffers.
     static int64_t rounded(int64_t bytes) {
         const auto whole = static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(bytes)));
-        const int64_t step = std::max(whole / 8, alignment);
+        const int64_t step = std::max(whole / 32, page);
         return (bytes + step - 1) / step * step;
     }
 
@@ -80,7 +82,7 @@ class Pool {
     }
 
     void drop(Idle::iterator place) {
-        std::free(place->second.back());
+        ::munmap(place->second.back(), static_cast<size_t>(place->first));
         place->second.pop_back();
         idle_ -= place->first;
         if (place->second.empty()) idle_of_size_.erase(place);

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "backbone/output_head.h"
 
-#include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
 
 #include "backbone/autograd_node.h"
+#include "backbone/buffer_pool.h"
 #include "backbone/device.h"
 #include "backbone/frozen_gemm.h"
 #include "kernels/op_table.h"
@@ -73,18 +72,22 @@ at::Tensor head_nll(const at::Tensor& hidden, const FrozenMatrix& head, const st
     {
         at::NoGradGuard no_grad;
         const at::Tensor input = hidden.detach().contiguous();
-        if (recorded) dhidden = at::empty_like(input);
+        if (recorded) dhidden = new_buffer_like(input);
         const int64_t step = rows_per_chunk(vocab, hidden.device());
         for (int64_t begin = 0; begin < count; begin += step) {
             const int64_t n = std::min(step, count - begin);
-            at::Tensor logits = head.multiply(input.narrow(0, begin, n)).to(at::kFloat);
+            at::Tensor product = head.multiply(input.narrow(0, begin, n));
+            at::Tensor logits = product;
+            if (product.scalar_type() != at::kFloat)
+                logits = new_buffer(product.sizes(), product.options().dtype(at::kFloat)).copy_(product);
             if (bias.defined()) logits.add_(bias);
             ops_of(logits).cross_entropy(logits.data_ptr<float>(), targets.data() + begin,
                                          static_cast<float>(label_smoothing), nll.data_ptr<float>() + begin,
                                          recorded, n, vocab);
             if (!recorded) continue;
             at::Tensor chunk = dhidden.narrow(0, begin, n);
-            multiply_rows(chunk, logits.to(input.scalar_type()), head.dense(), false);
+            if (!product.is_same(logits)) product.copy_(logits);
+            multiply_rows(chunk, product, head.dense(), false);
         }
     }
     if (!recorded) return nll;

@@ -10,6 +10,7 @@
 #include "backbone/device.h"
 #include "backbone/frozen_gemm.h"
 #include "base/error.h"
+#include "base/mapped_pages.h"
 
 namespace polyad {
 namespace {
@@ -56,6 +57,7 @@ FrozenMatrix::FrozenMatrix(const StoredTensor& stored, const LoadPlan& plan, int
     if (on_cpu()) {
         if (plan.packed) return;
         dense_ = expand(0, rows_, false);
+        release_pages(stored_.owner, stored_.data);
         if (block_elements(stored.dtype) == 1) stored_ = {};  // not quantised: lets go of the file's pages
         return;
     }
@@ -125,6 +127,7 @@ std::optional<kernels::PanelBranch> FrozenMatrix::panels(int64_t tokens) const {
         kernels::ops().make_panels(quant, stored_.data.data(),
                                    source_row_.empty() ? nullptr : source_row_.data(), rows_, columns_,
                                    panels_.data_ptr());
+        if (dense_.defined()) release_pages(stored_.owner, stored_.data);
     });
     if (!panels_.defined()) return std::nullopt;
     kernels::PanelBranch branch{};

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/mapped_pages.h"
 
 namespace polyad {
 namespace {
@@ -29,12 +30,10 @@ struct FileDescriptor {
                 path.string());
 }
 
-struct Mapping {
-    void* address = nullptr;
-    size_t size = 0;
-    ~Mapping() {
-        if (address) ::munmap(address, size);
-    }
+/// What lets go of a mapping; who holds bytes with it holds a mapped file.
+struct Unmap {
+    size_t size;
+    void operator()(const void* address) const { ::munmap(const_cast<void*>(address), size); }
 };
 
 }  // namespace
@@ -48,14 +47,24 @@ Bytes Bytes::map_file(const std::filesystem::path& path) {
     Bytes out;
     out.name_ = path.string();
     if (info.st_size == 0) return out;
-    auto mapping = std::make_shared<Mapping>();
-    mapping->size = static_cast<size_t>(info.st_size);
-    void* address = ::mmap(nullptr, mapping->size, PROT_READ, MAP_PRIVATE, file.value, 0);
+    const auto size = static_cast<size_t>(info.st_size);
+    void* address = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.value, 0);
     if (address == MAP_FAILED) fail_errno(Code::io_error, "map", path);
-    mapping->address = address;
-    out.data_ = {static_cast<const std::byte*>(address), mapping->size};
-    out.owner_ = std::move(mapping);
+    out.owner_ = std::shared_ptr<const void>(address, Unmap{size});
+    out.data_ = {static_cast<const std::byte*>(address), size};
     return out;
+}
+
+void release_pages(const Bytes& file, std::span<const std::byte> part) {
+    const auto* mapping = std::get_deleter<Unmap>(file.owner());
+    if (!mapping || part.empty()) return;
+    const auto* begin = static_cast<const std::byte*>(file.owner().get());
+    if (part.data() < begin || part.data() + part.size() > begin + mapping->size) return;
+    // Whole pages; those at the ends may hold a neighbour's bytes, which come back when they are read.
+    const auto page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+    const size_t first = static_cast<size_t>(part.data() - begin) / page * page;
+    const auto last = static_cast<size_t>(part.data() + part.size() - begin);
+    ::madvise(const_cast<std::byte*>(begin) + first, last - first, MADV_DONTNEED);
 }
 
 Bytes Bytes::copy_of(std::span<const std::byte> data, std::string name) {

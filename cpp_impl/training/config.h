@@ -31,11 +31,10 @@ struct TrainingConfig {
     int early_stop_patience = 0;        ///< validations without improvement before stopping; 0 = never
     bool keep_best = true;              ///< end with the weights of the best validation
     bool share_prefixes = true;         ///< compute once what rows of one mixture begin with alike
-    int64_t activation_memory_mib =
-        0;                         ///< of one forward; beyond it activations are made again; 0 = keep all
-    std::string checkpoint;        ///< file written every checkpoint_every steps
-    int64_t checkpoint_every = 0;  ///< steps; 0 = never by itself
-    int threads = 0;               ///< workers of a step, for whoever runs it; 0 = the context's
+    int64_t activation_memory_mib = 0;  ///< of one forward; 0 = as the weights take (activation_budget())
+    std::string checkpoint;             ///< file written every checkpoint_every steps
+    int64_t checkpoint_every = 0;       ///< steps; 0 = never by itself
+    int threads = 0;                    ///< workers of a step, for whoever runs it; 0 = the context's
 
     /// Code::invalid_config names the key and what is allowed.
     static TrainingConfig from_json(const Json& object);

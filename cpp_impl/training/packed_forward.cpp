@@ -23,18 +23,72 @@ std::vector<int> mixtures(const std::vector<TrainingRow>& rows, Sharing sharing)
     return out;
 }
 
+std::vector<const EncodedExample*> examples_of(const std::vector<TrainingRow>& rows) {
+    std::vector<const EncodedExample*> out;
+    for (const TrainingRow& row : rows) out.push_back(row.example.get());
+    return out;
+}
+
+/// Bytes one token leaves for the backward pass: what every linear makes, and the attention's output.
+int64_t bytes_per_token(const Backbone& backbone) {
+    int64_t elements = backbone.info().layers * backbone.info().width;
+    for (const Site& site : backbone.sites()) elements += site.d_out;
+    return elements * static_cast<int64_t>(at::elementSize(backbone.compute_dtype()));
+}
+
+/// How rows share beginnings in a training forward.
+Sharing shared_in(const Backbone& backbone, const Method& method, Mode mode, bool share) {
+    return share && backbone.shares_beginnings() ? method.sharing(mode) : Sharing::none;
+}
+
 }  // namespace
+
+int64_t activation_budget(const Backbone& backbone, int64_t mib) {
+    constexpr int64_t least = int64_t{64} << 20;
+    if (mib > 0) return mib << 20;
+    return std::max(
+        least, backbone.info().parameters * static_cast<int64_t>(at::elementSize(backbone.compute_dtype())));
+}
+
+std::vector<std::vector<TrainingRow>> parts_within(const Backbone& backbone, const Method& method,
+                                                   const std::vector<TrainingRow>& rows, bool share,
+                                                   int64_t activation_bytes) {
+    const bool apart = method.sharing(Mode::train) != Sharing::none ||
+                       (method.needs_task() && method.sharing(Mode::eval) != Sharing::none);
+    if (!apart || !backbone.device().is_cpu() || backbone.info().encoder_decoder) return {rows};
+    int64_t whole = 0;
+    for (const TrainingRow& row : rows) whole += row.tokens();
+    int64_t computed = whole;
+    std::vector<size_t> order;
+    for (size_t i = 0; i < rows.size(); ++i) order.push_back(i);
+    if (const Sharing sharing = shared_in(backbone, method, Mode::train, share); sharing != Sharing::none) {
+        const std::vector<int> mixture = mixtures(rows, sharing);
+        computed = pack_shared(examples_of(rows), mixture).batch.size();
+        std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) {
+            return std::pair(mixture[a], rows[a].task) < std::pair(mixture[b], rows[b].task);
+        });
+    }
+    const int64_t bytes = computed * bytes_per_token(backbone);
+    const int64_t count = std::min<int64_t>((bytes + activation_bytes - 1) / activation_bytes,
+                                            static_cast<int64_t>(rows.size()));
+    if (count <= 1) return {rows};
+    std::vector<std::vector<TrainingRow>> parts(static_cast<size_t>(count));
+    int64_t before = 0;
+    for (const size_t i : order) {  // to the part its middle falls into
+        const int64_t middle = before + rows[i].tokens() / 2;
+        parts[static_cast<size_t>(middle * count / whole)].push_back(rows[i]);
+        before += rows[i].tokens();
+    }
+    std::erase_if(parts, [](const auto& part) { return part.empty(); });
+    return parts;
+}
 
 PackedForward::PackedForward(const Backbone& backbone, const Method& method,
                              const std::vector<TrainingRow>& rows, Mode mode, Generator* noise, bool share) {
-    std::vector<const EncodedExample*> examples;
+    const std::vector<const EncodedExample*> examples = examples_of(rows);
     std::vector<int> row_of;  // which of `rows` a row of the batch stands for
-    for (const TrainingRow& row : rows) {
-        examples.push_back(row.example.get());
-        row_of.push_back(static_cast<int>(row_of.size()));
-    }
-    const Sharing sharing = method.sharing(mode);
-    if (share && sharing != Sharing::none && backbone.shares_beginnings()) {
+    for (size_t i = 0; i < rows.size(); ++i) row_of.push_back(static_cast<int>(i));
+    if (const Sharing sharing = shared_in(backbone, method, mode, share); sharing != Sharing::none) {
         SharedBatch shared = pack_shared(examples, mixtures(rows, sharing));
         batch = std::move(shared.batch);
         row_of = std::move(shared.example);

@@ -13,6 +13,18 @@
 
 namespace polyad {
 
+/// What a forward may keep for its backward pass, bytes: `mib` MiB, or for 0 as much as the backbone's
+/// weights take (at least 64 MiB).
+int64_t activation_budget(const Backbone& backbone, int64_t mib);
+
+/// The rows in as many parts of about equal length as it takes to keep each forward within
+/// `activation_bytes`; `share` as for PackedForward, rows that share then stay together. A part's gradients
+/// add up to the whole's. One part on devices, for encoder-decoders, and for methods whose rows may see each
+/// other (losses over a batch's tokens).
+std::vector<std::vector<TrainingRow>> parts_within(const Backbone& backbone, const Method& method,
+                                                   const std::vector<TrainingRow>& rows, bool share,
+                                                   int64_t activation_bytes);
+
 struct PackedForward {
     Batch batch;
     RouteInput route;

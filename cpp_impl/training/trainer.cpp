@@ -156,11 +156,14 @@ void Trainer::compute_step(Progress& next, int64_t& tokens) {
         next.truncated_rows += row.example->truncated > 0;
     }
     double sum = 0.0;
-    for (const Rows& part : split(rows, config_.batch_size)) {
-        check_cancelled();
-        sum += accumulate(part, static_cast<double>(answer_tokens),
-                          static_cast<double>(part.size()) / static_cast<double>(rows.size()));
-    }
+    const Backbone& backbone = *skillset_->backbone();
+    for (const Rows& batch : split(rows, config_.batch_size))
+        for (const Rows& part : parts_within(backbone, skillset_->method(), batch, config_.share_prefixes,
+                                             activation_budget(backbone, config_.activation_memory_mib))) {
+            check_cancelled();
+            sum += accumulate(part, static_cast<double>(answer_tokens),
+                              static_cast<double>(part.size()) / static_cast<double>(rows.size()));
+        }
     next.loss = sum / static_cast<double>(answer_tokens);
     next.gradient_norm = optimiser_.gradient_norm();
     if (!std::isfinite(next.gradient_norm)) {

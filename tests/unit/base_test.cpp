@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <cmath>
@@ -12,6 +14,7 @@
 #include "base/compute_thread.h"
 #include "base/config.h"
 #include "base/error.h"
+#include "base/mapped_pages.h"
 #include "base/random.h"
 
 namespace polyad {
@@ -102,6 +105,31 @@ TEST(Bytes, SaysWhatIsWrongWithAFile) {
     EXPECT_EQ(Bytes::map_file(path).size(), 0u);
     std::filesystem::remove(path);
     refusal(Code::io_error, [] { write_file_atomically("/nosuch/folder/x", std::string_view("x")); });
+}
+
+TEST(Bytes, ReleasedPagesComeBackWhenRead) {
+    const auto path = std::filesystem::temp_directory_path() / ("polyad_pages_" + std::to_string(getpid()));
+    std::string content(1 << 20, ' ');
+    for (size_t i = 0; i < content.size(); ++i) content[i] = static_cast<char>('a' + i % 23);
+    write_file_atomically(path, std::string_view(content));
+    const Bytes file = Bytes::map_file(path);
+    const auto faults_of_reading = [&] {
+        rusage before{}, after{};
+        getrusage(RUSAGE_SELF, &before);
+        EXPECT_TRUE(file.text() == content);
+        getrusage(RUSAGE_SELF, &after);
+        return after.ru_minflt - before.ru_minflt;
+    };
+    EXPECT_TRUE(file.text() == content);
+    release_pages(file, file.span().subspan(5, content.size() - 9));
+    EXPECT_GT(faults_of_reading(), 0);
+    // Nothing of this is a part of a mapped file: it stays as it is.
+    const Bytes copy = Bytes::copy_of(std::string_view(content), "copy");
+    release_pages(copy, copy.span());
+    release_pages(Bytes::lent(copy.span(), "lent"), copy.span());
+    release_pages(file, copy.span());
+    EXPECT_TRUE(copy.text() == content);
+    std::filesystem::remove(path);
 }
 
 TEST(Utf8, FindsTheFirstBadByte) {

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 
 #include "tiny_skillsets.h"
 #include "training/packed_forward.h"
@@ -109,16 +110,22 @@ class SharedForward : public testing::Test {
         std::map<std::string, at::Tensor> gradients;
     };
     static Result run(const Skillset& skills, bool share, int64_t activation_bytes = 0) {
+        return run(skills, {rows()}, share, activation_bytes);
+    }
+    static Result run(const Skillset& skills, const std::vector<std::vector<TrainingRow>>& parts, bool share,
+                      int64_t activation_bytes = 0) {
         Method& method = skills.method();
         Generator noise(4);
-        PackedForward forward(*skills.backbone(), method, rows(), Mode::train, &noise, share);
-        forward.activation_bytes = activation_bytes;
-        const auto adaptation = method.adapt(forward.route);
-        const at::Tensor loss = forward.answer_nll(*skills.backbone(), *adaptation, 0.0).sum();
-        loss.backward();
         Result out;
-        out.loss = loss.item<double>();
-        out.size = forward.batch.size();
+        for (const auto& part : parts) {
+            PackedForward forward(*skills.backbone(), method, part, Mode::train, &noise, share);
+            forward.activation_bytes = activation_bytes;
+            const auto adaptation = method.adapt(forward.route);
+            const at::Tensor loss = forward.answer_nll(*skills.backbone(), *adaptation, 0.0).sum();
+            loss.backward();
+            out.loss += loss.item<double>();
+            out.size += forward.batch.size();
+        }
         for (Parameter& p : method.parameters()) {
             if (p.value.grad().defined()) out.gradients[p.name] = p.value.grad().clone();
             p.value.mutable_grad() = at::Tensor();
@@ -174,6 +181,42 @@ TEST_F(SharedForward, ActivationsMadeAgainGiveTheSameBits) {
             for (const auto& [name, gradient] : kept.gradients)
                 EXPECT_TRUE(again.gradients.at(name).equal(gradient)) << name;
         }
+    }
+}
+
+TEST_F(SharedForward, PartsWithinABudgetAddUpToTheWhole) {
+    const std::vector<std::pair<Json, bool>> methods = {
+        {{{"method", "lora"}}, true},
+        {{{"method", "poly"}, {"skill_sampling", "sigmoid"}}, true},
+        {{{"method", "molora"}, {"n_experts", 3}, {"balance_loss", 0.1}}, false},  // a loss over the batch
+        {{{"method", "orchmoe"}}, false},
+    };
+    const auto all = rows();
+    for (const auto& [config, splits] : methods) {
+        SCOPED_TRACE(config.dump());
+        const auto skills = tiny::skillset(config, *tiny::dataset());
+        tiny::shake(*skills, 8, 0.05);
+        const auto parts_of = [&](int64_t bytes) {
+            return parts_within(*skills->backbone(), skills->method(), all, true, bytes);
+        };
+        EXPECT_EQ(parts_of(int64_t{1} << 40).size(), 1u);
+        EXPECT_EQ(parts_of(1).size() > 3, splits);
+        int64_t bytes = int64_t{1} << 24;
+        while (splits && parts_of(bytes).size() < 3) bytes = bytes * 3 / 4;
+        const auto parts = parts_of(bytes);
+        std::multiset<const EncodedExample*> wanted, got;
+        for (const TrainingRow& row : all) wanted.insert(row.example.get());
+        for (const auto& part : parts)
+            for (const TrainingRow& row : part) got.insert(row.example.get());
+        EXPECT_EQ(got, wanted);
+        if (!splits) continue;
+        const Result whole = run(*skills, {all}, true), sum = run(*skills, parts, true);
+        EXPECT_NEAR(sum.loss, whole.loss, 1e-5 * std::abs(whole.loss));
+        double top = 0;
+        for (const auto& [name, gradient] : whole.gradients)
+            top = std::max(top, gradient.abs().max().item<double>());
+        for (const auto& [name, gradient] : whole.gradients)
+            EXPECT_LE((sum.gradients.at(name) - gradient).abs().max().item<double>(), 1e-5 * top) << name;
     }
 }
 
