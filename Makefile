@@ -31,7 +31,7 @@ gpu-check:  ## on a machine with an NVIDIA GPU: builds the CUDA library, runs it
 gpu-carry:  ## gathers into .gpu what gpu-check needs on a machine without network and Rust
 	@scripts/gpu_carry.sh .gpu
 
-format:  ## clang-format on every C and C++ file
+format:  ## clang-format on every C++ file
 	@scripts/bootstrap.sh --dev
 	@scripts/sources.sh | xargs -0 clang-format -i
 

@@ -64,7 +64,8 @@ class Adaptation {
     virtual std::vector<LowRank> at(const Site& site, const at::Tensor& x) = 0;
 
     /// Called once, before anything of a forward is computed.
-    virtual void begin(const Backbone& /*backbone*/, const Batch& /*batch*/, const ForwardOptions& /*options*/) {}
+    virtual void begin(const Backbone& /*backbone*/, const Batch& /*batch*/,
+                       const ForwardOptions& /*options*/) {}
     /// Trained positions put before each row of the stream that reads the prompt (the encoder's, if there is
     /// one): [n_b, width] per row, undefined = none; empty = none at all. Asked after begin(), only for rows
     /// that bring their prompt; the rows' sites then see n_b more tokens, hidden() returns the batch's own.
@@ -72,8 +73,8 @@ class Adaptation {
     /// The encoder's final states [M, width] (prefix included, after its last norm) of the rows that bring
     /// their source, before the decoder runs.
     virtual void encoded(const at::Tensor& /*states*/) {}
-    /// What a layer's feed-forward adds to the residual: y [N, width], made from u [N, d_ff], the input of its
-    /// output projection.
+    /// What a layer's feed-forward adds to the residual: y [N, width], made from u [N, d_ff], the input of
+    /// its output projection.
     virtual at::Tensor feed_forward(int /*layer*/, const at::Tensor& /*u*/, const at::Tensor& y) { return y; }
     /// A trained tensor in place of the frozen weight or gain of this path; undefined = the frozen one.
     virtual at::Tensor weight(const std::string& /*path*/) { return {}; }

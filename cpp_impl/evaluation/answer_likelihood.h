@@ -16,7 +16,7 @@ namespace polyad {
 struct Question {
     std::vector<int32_t> prompt;
     std::vector<std::vector<int32_t>> answers;
-    int task = -1;                 ///< in the skillset's table
+    int task = -1;                      ///< in the skillset's table
     std::vector<float> intuition = {};  ///< scores of its prompt; empty = none
 };
 

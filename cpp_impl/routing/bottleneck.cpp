@@ -21,7 +21,8 @@ at::Tensor Bottleneck::apply(const at::Tensor& x, const RowBegin& rows,
     for (size_t begin = 0, end = 0; begin < task_of_row.size(); begin = end) {
         while (end < task_of_row.size() && task_of_row[end] == task_of_row[begin]) ++end;
         if (begin == 0 && end == task_of_row.size()) return apply(x, task_of_row[begin]);
-        if (rows[end] > rows[begin]) parts.push_back(apply(x.slice(0, rows[begin], rows[end]), task_of_row[begin]));
+        if (rows[end] > rows[begin])
+            parts.push_back(apply(x.slice(0, rows[begin], rows[end]), task_of_row[begin]));
     }
     return at::cat(parts, 0);
 }

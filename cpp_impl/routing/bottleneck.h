@@ -18,10 +18,12 @@ struct Bottleneck {
     at::Tensor up;         ///< [T, d_out, k]
     at::Tensor up_bias;    ///< [T, d_out]
 
-    /// gelu_tanh(x down^T + down_bias) up^T + up_bias with line `task`: x [N, d_in] -> [N, d_out] in x's dtype.
+    /// gelu_tanh(x down^T + down_bias) up^T + up_bias with line `task`: x [N, d_in] -> [N, d_out] in x's
+    /// dtype.
     at::Tensor apply(const at::Tensor& x, int64_t task) const;
     /// The same for rows of different tasks laid end to end.
-    at::Tensor apply(const at::Tensor& x, const RowBegin& rows, const std::vector<int32_t>& task_of_row) const;
+    at::Tensor apply(const at::Tensor& x, const RowBegin& rows,
+                     const std::vector<int32_t>& task_of_row) const;
 };
 
 }  // namespace polyad

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // PEMT, stage 2 (arXiv 2402.15082): a target task learns how much to trust each frozen source expert.
 //
-//     P* = P + sum_i dropout(softmax(P S_i^T)) S_i                     S_i frozen source prompts; P* stands before
+//     P* = P + sum_i dropout(softmax(P S_i^T)) S_i                     S_i frozen source prompts; P* stands
+//     before
 //                                                                      the row
-//     c  = mean over the prompt's positions of the layer's u           in a decoder layer of an encoder-decoder:
+//     c  = mean over the prompt's positions of the layer's u           in a decoder layer of an
+//     encoder-decoder:
 //                                                                      of the encoder's final states
 //     g  = softmax(W_g c),  W_g = 0 at the start                       one vector per row and layer
 //     h  = W0 u + sum_i g_i e_i(u),  e_i(u) = s B_i A_i u              e_i frozen source experts
@@ -49,8 +51,8 @@ class Pemt final : public SiteMethod {
 
     struct Options {
         int64_t adapter_dim = 0;
-        bool dynamic = true;       ///< P* is made in every forward; else once, as P's start
-        bool reads_row = false;    ///< the gate reads the row's own prompt with the prefix
+        bool dynamic = true;     ///< P* is made in every forward; else once, as P's start
+        bool reads_row = false;  ///< the gate reads the row's own prompt with the prefix
         bool train_norms = true;
         double prompt_dropout = 0.1, ts_weight = 0.1;
         bool ts_mask_padding = false, ts_detach_output = false;
@@ -77,8 +79,8 @@ class Pemt final : public SiteMethod {
     using SiteMethod::position;
     using SiteMethod::value;
     Bottleneck adapter(const Place& place) const;
-    /// Low-rank source experts side by side, in `dtype`: a [1, m r, d_in], b [1, d_out, m r]. They are frozen, so
-    /// they are stacked and converted once.
+    /// Low-rank source experts side by side, in `dtype`: a [1, m r, d_in], b [1, d_out, m r]. They are
+    /// frozen, so they are stacked and converted once.
     std::pair<at::Tensor, at::Tensor> stacked(size_t place, at::ScalarType dtype) const;
     /// The source experts of a bottleneck form, one line per source.
     Bottleneck expert_bottleneck(const Place& place) const;

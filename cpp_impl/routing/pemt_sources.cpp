@@ -24,7 +24,8 @@ std::vector<const char*> table_names(const std::string& expert) {
 /// Collects the chosen tasks of one bundle after the other.
 class Collector {
   public:
-    Collector(const ConfigReader& reader, const MethodContext& context) : reader_(reader), context_(context) {}
+    Collector(const ConfigReader& reader, const MethodContext& context)
+        : reader_(reader), context_(context) {}
 
     void add(const Json& entry, size_t index) {
         std::vector<std::string> wanted;
@@ -161,8 +162,9 @@ PemtSources read_pemt_sources(const Json& config, ConfigReader& reader, const Me
         out.rank = reader.integer("source_rank", 64, 1, 4096);
         out.alpha = reader.number("source_alpha", static_cast<double>(out.rank), 1e-6, 1e6);
         if (context.fill == Fill::initialised)
-            reader.refuse("sources", "this is a saved configuration; experts to begin with lie in the bundles of "
-                                     "stage 1: name those");
+            reader.refuse("sources",
+                          "this is a saved configuration; experts to begin with lie in the bundles of "
+                          "stage 1: name those");
         read_resolved(*given, out);
         return out;
     }
@@ -179,8 +181,9 @@ void expect_feed_forward_sites(const std::vector<Site>& sites, const ConfigReade
     std::set<int> layers;
     for (const Site& site : sites) {
         if (site.role != Role::feed_forward_out)
-            reader.refuse("target_modules", text("PEMT adapts the output projections of feed-forwards, which '",
-                                                 site.path, "' is not; leave the key out for all of them"));
+            reader.refuse("target_modules",
+                          text("PEMT adapts the output projections of feed-forwards, which '", site.path,
+                               "' is not; leave the key out for all of them"));
         if (!layers.insert(site.layer).second)
             reader.refuse("target_modules", text("layer ", site.layer, " has two of them"));
     }

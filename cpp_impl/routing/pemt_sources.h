@@ -31,8 +31,8 @@ struct PemtSources {
     void write(Json& config) const;
 };
 
-/// config["sources"] is a list of stage 1's bundles ("a.polyad", or {"bundle": "a.polyad", "tasks": ["x"]} for
-/// some of its tasks) or, in a complete configuration, what write() wrote. Refused by name: a bundle that
+/// config["sources"] is a list of stage 1's bundles ("a.polyad", or {"bundle": "a.polyad", "tasks": ["x"]}
+/// for some of its tasks) or, in a complete configuration, what write() wrote. Refused by name: a bundle that
 /// cannot be read or belongs to another backbone, one of another method, experts that differ in form, a site
 /// stage 1 did not train, a source named twice.
 PemtSources read_pemt_sources(const Json& config, ConfigReader& reader, const MethodContext& context);

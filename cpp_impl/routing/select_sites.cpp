@@ -21,10 +21,10 @@ bool names_site(const std::string& name, const std::string& path) {
     for (const Site& site : all) names.insert(site.name());
     std::string list;
     for (const std::string& name : names) list += (list.empty() ? "" : ", ") + name;
-    throw Error(Code::invalid_config,
-                text("target_modules: ", why, "; names here: ", list,
-                     ", or \"all-linear\" or \"feed-forward-out\""),
-                "target_modules");
+    throw Error(
+        Code::invalid_config,
+        text("target_modules: ", why, "; names here: ", list, ", or \"all-linear\" or \"feed-forward-out\""),
+        "target_modules");
 }
 
 std::vector<Site> by_pattern(const std::vector<Site>& all, const std::string& pattern) {

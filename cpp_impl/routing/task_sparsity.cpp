@@ -20,8 +20,8 @@ at::Tensor length(const at::Tensor& squared) {
 
 }  // namespace
 
-at::Tensor cosine_to_low_rank(const at::Tensor& f, const at::Tensor& u, const at::Tensor& a, const at::Tensor& b,
-                              double scale) {
+at::Tensor cosine_to_low_rank(const at::Tensor& f, const at::Tensor& u, const at::Tensor& a,
+                              const at::Tensor& b, double scale) {
     const int64_t tokens = f.size(0), experts = a.size(0), rank = a.size(1);
     const at::Tensor out = f.to(at::kFloat);
     const at::Tensor v =

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// PEMT's Task Sparsity Loss of one layer (arXiv 2402.15082): gate mass belongs on experts whose direction agrees
-// with the layer's output.
+// PEMT's Task Sparsity Loss of one layer (arXiv 2402.15082): gate mass belongs on experts whose direction
+// agrees with the layer's output.
 //
 //     cos(a, c) = a.c / (max(|a|, 1e-8) max(|c|, 1e-8))
 //     D_i = mean over tokens of 1 - cos(f, e_i),   L = sum_i (mean over rows of g_i) D_i
@@ -14,11 +14,12 @@ namespace polyad {
 
 /// cos(f, s B_i A_i u) for every expert, [N, m]: f [N, d_out], u [N, d_in], a [m, r, d_in], b [m, d_out, r].
 /// No expert's output is made: with v = A_i u it needs B_i^T f and |B_i v|^2 = v^T (B_i^T B_i) v only.
-at::Tensor cosine_to_low_rank(const at::Tensor& f, const at::Tensor& u, const at::Tensor& a, const at::Tensor& b,
-                              double scale);
+at::Tensor cosine_to_low_rank(const at::Tensor& f, const at::Tensor& u, const at::Tensor& a,
+                              const at::Tensor& b, double scale);
 /// cos(f, e_i) for experts' outputs e_i [N, d_out], [N, m].
 at::Tensor cosine_to(const at::Tensor& f, const std::vector<at::Tensor>& experts);
-/// L from the cosines [N, m] and the gates [rows, m]; `tokens` [N] (bool, or undefined = all) says which count.
+/// L from the cosines [N, m] and the gates [rows, m]; `tokens` [N] (bool, or undefined = all) says which
+/// count.
 at::Tensor task_sparsity(const at::Tensor& cosines, const at::Tensor& gates, const at::Tensor& tokens);
 
 }  // namespace polyad

@@ -14,9 +14,9 @@ namespace polyad {
 
 struct TrainingRow {
     std::shared_ptr<const EncodedExample> example;
-    int task = 0;                  ///< in the skillset's table
-    int dataset_task = 0;          ///< in the dataset
-    int index = 0;                 ///< of the example in its split
+    int task = 0;                       ///< in the skillset's table
+    int dataset_task = 0;               ///< in the dataset
+    int index = 0;                      ///< of the example in its split
     std::vector<float> intuition = {};  ///< scores of its prompt; empty = none
 
     /// Input tokens of the packed row: its last answer token is only predicted.

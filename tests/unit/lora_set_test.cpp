@@ -141,7 +141,8 @@ TEST_F(LoraSetTest, LearnsItsTableAndReturnsFromABundle) {
     const at::Tensor gradient = table->value.grad();
     for (int64_t k = 0; k < 2; ++k) {
         at::NoGradGuard no_grad;
-        // Central differences of two widths, extrapolated: wide enough for float32 sums, without their curvature.
+        // Central differences of two widths, extrapolated: wide enough for float32 sums, without their
+        // curvature.
         const auto difference = [&](double step) {
             table->value[2][k].add_(step);
             const double above = loss().item<double>();

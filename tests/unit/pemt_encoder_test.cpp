@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// PEMT as published, on encoder-decoders: the prompt stands in the encoder, decoder gates read its final states.
+// PEMT as published, on encoder-decoders: the prompt stands in the encoder, decoder gates read its final
+// states.
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
@@ -77,7 +78,8 @@ class PemtEncoder : public testing::TestWithParam<const char*> {
         Generator random(seed);
         for (const Parameter& p : skills.method().parameters()) {
             auto* data = p.value.mutable_data_ptr<float>();
-            for (int64_t i = 0; i < p.value.numel(); ++i) data[i] += static_cast<float>(size * random.normal());
+            for (int64_t i = 0; i < p.value.numel(); ++i)
+                data[i] += static_cast<float>(size * random.normal());
         }
         skills.method().parameters_changed();
     }
@@ -87,7 +89,7 @@ class PemtEncoder : public testing::TestWithParam<const char*> {
             {{"method", "pemt_source"}, {"rank", 2}, {"prompt_init", "random"}, {"prompt_tokens", 3}});
         shake(*sources, 1, 0.1);
         sources->save(file_);
-        Json config = {{"method", "pemt"},         {"sources", {file_.string()}}, {"adapter_dim", 4},
+        Json config = {{"method", "pemt"},        {"sources", {file_.string()}}, {"adapter_dim", 4},
                        {"prompt_init", "random"}, {"prompt_tokens", 4},          {"prompt_dropout", 0.0}};
         config.update(more);
         auto out = Skillset::create(backbone_, tasks("c", "d"), config);
@@ -95,8 +97,8 @@ class PemtEncoder : public testing::TestWithParam<const char*> {
         return out;
     }
 
-    Ran run(const Skillset& skills, const std::vector<Row>& rows, KvCache* cache = nullptr, Mode mode = Mode::eval,
-            at::Tensor* states = nullptr) const {
+    Ran run(const Skillset& skills, const std::vector<Row>& rows, KvCache* cache = nullptr,
+            Mode mode = Mode::eval, at::Tensor* states = nullptr) const {
         Batch batch;
         RouteInput input;
         ForwardOptions options;
@@ -171,8 +173,10 @@ TEST_P(PemtEncoder, DecoderGatesReadTheEncodersStatesOfThePrompt) {
     // An encoder reads both ways: its gates know the row, and nothing of the answer.
     const Ran another = run(*skills, {{other, said, 0}}), longer = run(*skills, {{one, {1, 9}, 0}});
     for (const std::string& path : {decoder, encoder}) {
-        EXPECT_GT(largest(out.trace.at(path).at("weights"), another.trace.at(path).at("weights")), 1e-6) << path;
-        EXPECT_LT(largest(out.trace.at(path).at("weights"), longer.trace.at(path).at("weights")), 1e-7) << path;
+        EXPECT_GT(largest(out.trace.at(path).at("weights"), another.trace.at(path).at("weights")), 1e-6)
+            << path;
+        EXPECT_LT(largest(out.trace.at(path).at("weights"), longer.trace.at(path).at("weights")), 1e-7)
+            << path;
     }
     double sum = 0.0;
     for (const float gate : skills->method().task_weights(1)) sum += gate;
@@ -195,7 +199,8 @@ TEST_P(PemtEncoder, RowsOfTwoTasksEqualThemselvesAlone) {
 TEST_P(PemtEncoder, CachedRowsEqualWholeOnes) {
     const auto skills = target();
     const at::NoGradGuard no_gradients;
-    const at::Tensor whole = run(*skills, {{one, said, 0}}).hidden, second = run(*skills, {{other, {1, 40}, 1}}).hidden;
+    const at::Tensor whole = run(*skills, {{one, said, 0}}).hidden,
+                     second = run(*skills, {{other, {1, 40}, 1}}).hidden;
     const auto cache = backbone_->make_cache(2, 24);
     RouteMemory memory[2];
     const at::Tensor first = run(*skills, {{one, {1, 30}, 0, &memory[0], 0}}, cache.get()).hidden;
@@ -212,7 +217,8 @@ TEST_P(PemtEncoder, GradientsAreThoseOfTheLoss) {
     const std::vector<int32_t> targets{30, 31, 32, 2, 40, 2};
     const auto loss = [&] {
         Ran out = run(*skills, {{one, said, 0}, {other, {1, 40}, 1}}, nullptr, Mode::train);
-        return backbone_->token_nll(out.hidden, targets).sum() + skills->method().auxiliary_loss(*out.adaptation);
+        return backbone_->token_nll(out.hidden, targets).sum() +
+               skills->method().auxiliary_loss(*out.adaptation);
     };
     loss().backward();
     std::vector<std::string> names{"prompt.0", "prompt.1", backbone_->norms().front().path,

@@ -16,8 +16,13 @@ inline Json prompt_style() {
 }
 
 inline Json source_config(const char* expert = "lora") {
-    return {{"method", "pemt_source"}, {"expert", expert}, {"rank", 4},           {"alpha", 3.0},
-            {"max_prompt_tokens", 6},  {"seed", 3},        {"prompt", prompt_style()}};
+    return {{"method", "pemt_source"},
+            {"expert", expert},
+            {"rank", 4},
+            {"alpha", 3.0},
+            {"max_prompt_tokens", 6},
+            {"seed", 3},
+            {"prompt", prompt_style()}};
 }
 
 inline const char* target_rows() {

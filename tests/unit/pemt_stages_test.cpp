@@ -102,7 +102,8 @@ TEST_F(PemtStages, ATaskComesLater) {
         EXPECT_EQ(skills->add_task(task, "fresh", 7), 2);
         expect_equal(*skills, *load(skills->save_to_memory()));
         expect_equal(*skills, *skills->snapshot());
-        EXPECT_EQ(tiny::largest(tiny::run(*skills, row).hidden, before), 0.0);  // the others stay as they were
+        EXPECT_EQ(tiny::largest(tiny::run(*skills, row).hidden, before),
+                  0.0);  // the others stay as they were
         const auto ids = tiny::backbone()->tokenizer()->encode(task.instruction, false);
         EXPECT_EQ(skills->method().prefix_tokens(2),
                   static_cast<int>(std::min<size_t>(ids.size(), skills == first ? 6 : 7)));
@@ -177,11 +178,11 @@ TEST_F(PemtStages, RealTasksFromTheFirstStageToAnAnswer) {
         return saved(*skills, name);
     };
     const std::string first =
-        train({{"method", "pemt_source"}, {"rank", 2}, {"max_prompt_tokens", 6}, {"prompt", prompt}}, source_data,
-              "first.polyad");
-    const std::string second = train(
-        {{"method", "pemt"}, {"sources", {first}}, {"max_prompt_tokens", 6}, {"prompt", prompt}}, target_data,
-        "second.polyad");
+        train({{"method", "pemt_source"}, {"rank", 2}, {"max_prompt_tokens", 6}, {"prompt", prompt}},
+              source_data, "first.polyad");
+    const std::string second =
+        train({{"method", "pemt"}, {"sources", {first}}, {"max_prompt_tokens", 6}, {"prompt", prompt}},
+              target_data, "second.polyad");
     fs::remove(first);
     const auto skills = Skillset::load(tiny::backbone(), fs::path(second));
     EXPECT_EQ(skills->metadata()["training"]["steps"], 3);

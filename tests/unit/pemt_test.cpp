@@ -35,7 +35,8 @@ TEST_F(Pemt, PromptsStartFromWhatDescribesTheTask) {
     const auto ids = tiny::backbone()->tokenizer()->encode("Say up.", false);
     const size_t count = std::min<size_t>(6, ids.size());
     const at::Tensor& up = tiny::parameter(*skills, "prompt.1").value;  // tasks: down, up
-    EXPECT_EQ(largest(up, tiny::backbone()->embed({ids.begin(), ids.begin() + static_cast<long>(count)})), 0.0);
+    EXPECT_EQ(largest(up, tiny::backbone()->embed({ids.begin(), ids.begin() + static_cast<long>(count)})),
+              0.0);
     EXPECT_EQ(skills->method().prefix_tokens(1), static_cast<int>(count));
     EXPECT_TRUE(skills->method().exclusive());
     EXPECT_EQ(skills->sites().size(), 2u);  // one output projection per layer
@@ -89,7 +90,8 @@ TEST_F(Pemt, GatesAreWhatTheLayerReadsFromThePrompt) {
     double sum = 0.0;
     for (size_t i = 0; i < report.size(); ++i) {
         double mean = 0.0;
-        for (const auto& [site, values] : out.trace) mean += values.at("weights")[0][static_cast<int64_t>(i)].item<double>();
+        for (const auto& [site, values] : out.trace)
+            mean += values.at("weights")[0][static_cast<int64_t>(i)].item<double>();
         EXPECT_NEAR(report[i], mean / 2.0, 1e-6);
         sum += report[i];
     }
@@ -101,7 +103,8 @@ TEST_F(Pemt, GatesAreWhatTheLayerReadsFromThePrompt) {
                       second.trace.at("model.layers.0.mlp.down_proj").at("weights")),
               1e-5);
     // What follows the prompt is not read.
-    const auto changed = tiny::run(*reading, {{{20, 21, 22, 23, 7, 8}, 4, 0}}), kept = tiny::run(*reading, {{one, 4, 0}});
+    const auto changed = tiny::run(*reading, {{{20, 21, 22, 23, 7, 8}, 4, 0}}),
+               kept = tiny::run(*reading, {{one, 4, 0}});
     EXPECT_LT(largest(changed.trace.at("model.layers.1.mlp.down_proj").at("weights"),
                       kept.trace.at("model.layers.1.mlp.down_proj").at("weights")),
               1e-6);
@@ -135,13 +138,14 @@ TEST_F(Pemt, CachedRowsEqualWholeOnes) {
                 tiny::run(*skills, {{{20, 21, 22}, 3, 0, &memory[0], 0}}, cache.get()).hidden;
             // Row 0 goes on, without a prefix, beside a row that begins with one.
             const at::Tensor mixed =
-                tiny::run(*skills, {{{23}, 0, 0, &memory[0], 0}, {{100, 101}, 2, 1, &memory[1], 1}}, cache.get())
+                tiny::run(*skills, {{{23}, 0, 0, &memory[0], 0}, {{100, 101}, 2, 1, &memory[1], 1}},
+                          cache.get())
                     .hidden;
             EXPECT_LT(largest(mixed.narrow(0, 1, 2), second.narrow(0, 0, 2)), 2e-4);
-            const at::Tensor last = tiny::run(*skills,
-                                              {{{24, 25}, 0, 0, &memory[0], 0}, {{102}, 0, 1, &memory[1], 1}},
-                                              cache.get())
-                                        .hidden;
+            const at::Tensor last =
+                tiny::run(*skills, {{{24, 25}, 0, 0, &memory[0], 0}, {{102}, 0, 1, &memory[1], 1}},
+                          cache.get())
+                    .hidden;
             EXPECT_LT(largest(last.narrow(0, 2, 1), second.narrow(0, 2, 1)), 2e-4);
             EXPECT_LT(largest(at::cat({begun, mixed.narrow(0, 0, 1), last.narrow(0, 0, 2)}, 0), whole), 2e-4);
         }
@@ -160,13 +164,15 @@ TEST_F(Pemt, GenerationServesSourcesTargetsAndOthersTogether) {
         out.sampling.ignore_eos = true;
         return out;
     };
-    const std::vector<GenerationInput> rows{input(stage2, 0, one), input(nullptr, -1, one), input(stage2, 1, one),
-                                            input(stage1, 0, one), input(stage2, 0, other)};
+    const std::vector<GenerationInput> rows{input(stage2, 0, one), input(nullptr, -1, one),
+                                            input(stage2, 1, one), input(stage1, 0, one),
+                                            input(stage2, 0, other)};
     std::vector<Generated> alone;
     for (const GenerationInput& row : rows) alone.push_back(generate(tiny::backbone(), {row}).front());
     for (const int max_batch : {8, 2}) {
         const std::vector<Generated> together = generate(tiny::backbone(), rows, max_batch);
-        for (size_t i = 0; i < rows.size(); ++i) EXPECT_EQ(together[i].tokens, alone[i].tokens) << "row " << i;
+        for (size_t i = 0; i < rows.size(); ++i)
+            EXPECT_EQ(together[i].tokens, alone[i].tokens) << "row " << i;
     }
     EXPECT_NE(alone[0].tokens, alone[1].tokens);
     EXPECT_NE(alone[0].tokens, alone[2].tokens);
@@ -214,7 +220,8 @@ TEST_F(Pemt, InitOnceAddsTheSourcesAnswerToTheStart) {
         want = want + at::mm(at::softmax(at::mm(p, s.t()), -1), s);
     }
     EXPECT_LT(largest(tiny::parameter(*once, "prompt.0").value, want), 1e-5);
-    EXPECT_LT(largest(tiny::run(*once, {{one, 6, 0}}).hidden, tiny::run(*dynamic, {{one, 6, 0}}).hidden), 2e-4);
+    EXPECT_LT(largest(tiny::run(*once, {{one, 6, 0}}).hidden, tiny::run(*dynamic, {{one, 6, 0}}).hidden),
+              2e-4);
 }
 
 TEST_F(Pemt, DropoutOfThePromptIsTheSeedsOwn) {
@@ -252,8 +259,8 @@ TEST_F(Pemt, GradientsAreThoseOfTheLoss) {
     const std::vector<int32_t> targets{21, 22, 23, 24, 25, 26, 101, 102, 103};
     for (const char* expert : {"lora", "bottleneck"})
         for (const bool detached : {false, true}) {
-            const auto skills = target({{"ts_weight", 3.0}, {"prompt_dropout", 0.0}, {"ts_detach_output", detached}},
-                                       expert);
+            const auto skills =
+                target({{"ts_weight", 3.0}, {"prompt_dropout", 0.0}, {"ts_detach_output", detached}}, expert);
             const auto loss = [&](bool auxiliary) {
                 tiny::Run out = tiny::run(*skills, {{one, 4, 0}, {other, 2, 1}}, nullptr, Mode::train);
                 at::Tensor sum = tiny::backbone()->token_nll(out.hidden, targets).sum();
@@ -281,7 +288,8 @@ TEST_F(Pemt, GradientsAreThoseOfTheLoss) {
                 p.value.add_(direction, -2.0 * step);
                 const double down = loss(whole).item<double>();
                 p.value.add_(direction, step);
-                EXPECT_NEAR((up - down) / (2.0 * step), length, 0.02 * length + 5e-3) << expert << " " << name;
+                EXPECT_NEAR((up - down) / (2.0 * step), length, 0.02 * length + 5e-3)
+                    << expert << " " << name;
             }
             for (const Parameter& p : skills->method().parameters())
                 EXPECT_EQ(p.value.grad().defined(), p.trainable) << p.name;

@@ -181,8 +181,9 @@ TEST(Refusal, TasksAndWeights) {
 
 TEST(Refusal, Configuration) {
     const auto make = [](const Json& config) { return [config] { Layer(config, 12, 10, 2); }; };
-    expect_error(make({{"method", "polly"}}),
-                 {"invalid_config", "polly", "lora, lora_set, poly, mhr, cpoly, molora, moelora_task, mor1e"});
+    expect_error(
+        make({{"method", "polly"}}),
+        {"invalid_config", "polly", "lora, lora_set, poly, mhr, cpoly, molora, moelora_task, mor1e"});
     expect_error(make({{"rank", 2}}), {"invalid_config", "method"});
     expect_error(make({{"method", "poly"}, {"skils", 2}}), {"invalid_config", "skils", "n_skills"});
     expect_error(make({{"method", "poly"}, {"rank", 0}}), {"invalid_config", "rank"});
