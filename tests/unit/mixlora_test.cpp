@@ -163,7 +163,7 @@ TEST(MixLora, StartsAsTheBackboneAndLearns) {
     SKIP_WITHOUT_TINY_MODEL();
     const auto data = tiny::dataset();
     const auto skills = tiny::skillset(mixlora(), *data);
-    Batch batch{{3, 4, 5, 6}, {0, 4}, {4}, {}, {}, {}};
+    Batch batch{{3, 4, 5, 6}, {0, 4}, {4}, {}, {}, {}, {}};
     {
         const at::NoGradGuard no_grad;
         const at::Tensor bare = tiny::backbone()->logits(tiny::backbone()->hidden(batch)).narrow(0, 3, 1);

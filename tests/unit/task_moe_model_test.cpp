@@ -120,7 +120,7 @@ TEST_P(TaskMoeModel, ARowOfAMixedBatchEqualsTheRowAlone) {
 TEST_P(TaskMoeModel, StartsAsTheBackbone) {
     const auto skills = tiny::skillset(moe(GetParam()), *data_);
     const std::vector<int32_t> row = {3, 4, 5, 6};
-    Batch batch{row, {0, 4}, {4}, {}, {}, {}};
+    Batch batch{row, {0, 4}, {4}, {}, {}, {}, {}};
     const at::NoGradGuard no_grad;
     const at::Tensor bare = tiny::backbone()->logits(tiny::backbone()->hidden(batch)).narrow(0, 3, 1);
     EXPECT_LT((uncached(*skills, {row}, {0}) - bare).abs().max().item<float>(), 1e-3);
