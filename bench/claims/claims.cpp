@@ -269,6 +269,8 @@ int run(const Options& options) {
             Json cells = Json::array();
             for (Json cell : results.cells) {
                 cell.erase("identity");
+                if (const Json::json_pointer at("/config/intuition/encoder"); cell.contains(at))
+                    cell[at] = fs::path(cell[at].get<std::string>()).parent_path().filename().string();
                 cells.push_back(std::move(cell));
             }
             write_json(fs::path(options.docs) / "claims.json", {{"settings", results.settings},
