@@ -71,20 +71,6 @@ void init_struct(Struct* to, size_t struct_size, const Struct& defaults) {
     to->struct_size = struct_size;
 }
 
-/// How many of a caller's struct bytes this library and the caller both know.
-template <class Struct>
-Struct read_struct(const Struct* from, void (*init)(Struct*, size_t), const char* name) {
-    Struct out;
-    init(&out, sizeof out);
-    if (!from) return out;
-    if (from->struct_size < sizeof(size_t))
-        fail(Code::invalid_argument, name, ".struct_size is ", from->struct_size, ": call its _init first");
-    const size_t size = std::min(from->struct_size, sizeof(Struct));
-    std::memcpy(static_cast<void*>(&out), from, size);
-    out.struct_size = size;
-    return out;
-}
-
 /// An out struct is optional, but not uninitialised: refused before the work, not after it.
 template <class Struct>
 void check_struct(const Struct* to, const char* name) {
@@ -92,11 +78,23 @@ void check_struct(const Struct* to, const char* name) {
         fail(Code::invalid_argument, name, ".struct_size is ", to->struct_size, ": call its _init first");
 }
 
+/// How many of a caller's struct bytes this library and the caller both know.
+template <class Struct>
+Struct read_struct(const Struct* from, void (*init)(Struct*, size_t), const char* name) {
+    Struct out;
+    init(&out, sizeof out);
+    if (!from) return out;
+    check_struct(from, name);
+    const size_t size = std::min(from->struct_size, sizeof(Struct));
+    std::memcpy(static_cast<void*>(&out), from, size);
+    out.struct_size = size;
+    return out;
+}
+
 template <class Struct>
 void write_struct(Struct* to, Struct value, const char* name) {
     if (!to) return;
-    if (to->struct_size < sizeof(size_t))
-        fail(Code::invalid_argument, name, ".struct_size is ", to->struct_size, ": call its _init first");
+    check_struct(to, name);
     const size_t size = std::min(to->struct_size, sizeof(Struct));
     value.struct_size = to->struct_size;
     std::memcpy(static_cast<void*>(to), &value, size);
