@@ -53,10 +53,15 @@ Trained train(const polyad::Skillset& skills, const polyad::Dataset& data, const
     return {seconds_since(begin), static_cast<double>(p.tokens), p.loss};
 }
 
-Json common_training(const Settings& settings, int seed) {
-    return {{"learning_rate", settings.learning_rate},
-            {"validation_examples", 0},  // the last weights count: nobody gets to pick
-            {"seed", seed}};
+/// `differences`: Configuration::training.
+Json training_config(const Settings& settings, const char* differences, int seed, int steps, int batch_size) {
+    Json config = {{"learning_rate", settings.learning_rate},
+                   {"validation_examples", 0},  // the last weights count: nobody gets to pick
+                   {"seed", seed}};
+    config.update(Json::parse(differences));
+    config["max_steps"] = steps;
+    config["batch_size"] = batch_size;
+    return config;
 }
 
 Json prompt_format(const Settings& settings) {
@@ -115,10 +120,8 @@ Json source_weights(const polyad::Skillset& skills, const std::string& task) {
 Json few_shot(const World& world, const Settings& settings, const Configuration& configuration, int seed,
               const std::string& bundle) {
     Json out = {{"tasks", Json::object()}};
-    Json config = common_training(settings, seed);
-    config.update(Json::parse(configuration.training));
-    config["max_steps"] = settings.few_shot_steps;
-    config["batch_size"] = settings.few_shot_batch;
+    const Json config = training_config(settings, configuration.training, seed, settings.few_shot_steps,
+                                        settings.few_shot_batch);
     for (const std::string& name : world.transfer_names) {
         const polyad::Dataset task = world.transfer_task(name, settings.shots);
         const auto fresh = [&] {
@@ -208,13 +211,13 @@ Speed measure_speed(const World& world, const Settings& settings, int seed) {
         world.model, world.train,
         Json{{"method", "lora"}, {"rank", 8}, {"prompt", prompt_format(settings)}, {"seed", seed}}.dump());
     constexpr int steps = 3;
-    Json config = common_training(settings, seed);
-    config["batch_size"] = settings.batch_size;
-    config["max_steps"] = 1;
-    train(skills, world.train, config);  // first calls build caches
-    config["max_steps"] = steps;
+    const auto seconds_of = [&](int count) {
+        return train(skills, world.train, training_config(settings, "{}", seed, count, settings.batch_size))
+            .seconds;
+    };
+    seconds_of(1);  // first calls build caches
     Speed out;
-    out.seconds_per_step = train(skills, world.train, config).seconds / steps;
+    out.seconds_per_step = seconds_of(steps) / steps;
     Settings few = settings;
     few.test_rows = 1;
     const auto begin = Clock::now();
@@ -233,11 +236,9 @@ Json run_cell(const World& world, const Settings& settings, const Configuration&
     const Json info = Json::parse(skills.info());
     // Counted before training: what a mixture is made to use, not what noise left in an off-diagonal cell.
     const Json fresh = Json::parse(skills.routing(&world.train, R"({"max_examples_per_task": 1})"));
-    Json config = common_training(settings, seed);
-    config.update(Json::parse(configuration.training));
-    config["max_steps"] = settings.steps;
-    config["batch_size"] = settings.batch_size;
-    const Trained trained = train(skills, world.train, config);
+    const Trained trained =
+        train(skills, world.train,
+              training_config(settings, configuration.training, seed, settings.steps, settings.batch_size));
     skills.save(bundle);
 
     Json out = {{"name", configuration.name},
@@ -266,10 +267,8 @@ double training_rate(const World& world, const Settings& settings, const Configu
     const polyad::Skillset skills(world.model, world.train,
                                   method_config(world, settings, configuration.method, seed, "").dump());
     constexpr int steps = 6;
-    Json config = common_training(settings, seed);
-    config.update(Json::parse(configuration.training));
-    config["batch_size"] = settings.batch_size;
-    config["max_steps"] = 1 + steps;
+    const Json config =
+        training_config(settings, configuration.training, seed, 1 + steps, settings.batch_size);
     polyad::Trainer trainer(skills, world.train, config.dump());
     const int64_t first = trainer.step().tokens;  // first calls build caches
     const auto begin = Clock::now();

@@ -41,9 +41,8 @@ inline constexpr Configuration configurations[] = {
     {"poly_27x2", "trainable", R"({"method": "poly", "n_skills": 27, "rank": 2})"},
     {"mhr_27x2", "trainable", R"({"method": "mhr", "n_skills": 27, "rank": 2, "n_splits": 8})"},
     {"molora_27x2", "trainable", R"({"method": "molora", "n_experts": 27, "rank": 2})"},
-    // As published, with their own defaults. Task-level MoE stands here with low-rank experts: three copies
-    // of
-    // every layer train 20 to 40 times as many parameters as everything else in the table.
+    // As published, with their own defaults. Task-level MoE stands here with low-rank experts: three
+    // copies of every layer train 20 to 40 times as many parameters as everything else in the table.
     {"task_moe_lora", "own", R"({"method": "task_moe", "expert_kind": "lora", "task_vectors": "text"})"},
     {"task_moe_average", "own", R"({"method": "task_moe", "expert_kind": "lora", "routing": "average"})"},
     {"mor1e", "own", R"({"method": "mor1e", "intuition": {"encoder": "$ENCODER"}})"},
@@ -54,9 +53,8 @@ inline constexpr Configuration configurations[] = {
     {"pemt", "own", R"({"method": "pemt_source", "rank": 16})",
      R"({"method": "pemt", "sources": ["$BUNDLE"]})"},
     // What an update counts, alpha / rank, differs by default: 0.5 for Poly and its kin at rank 2, 1 for
-    // LoRA, 4 for MOELoRA, 8
-    // for MoLoRA. At one learning rate and few steps that alone can decide, so here is MoLoRA's scale for the
-    // others.
+    // LoRA, 4 for MOELoRA, 8 for MoLoRA. At one learning rate and few steps that alone can decide, so here is
+    // MoLoRA's scale for the others.
     {"lora_r8_x8", "scale", R"({"method": "lora", "rank": 8, "alpha": 64})"},
     {"poly_4x2_x8", "scale", R"({"method": "poly", "n_skills": 4, "rank": 2, "alpha": 16})"},
     {"mhr_4x2_x8", "scale", R"({"method": "mhr", "n_skills": 4, "rank": 2, "n_splits": 8, "alpha": 16})"},
