@@ -98,10 +98,6 @@ Pool& pool() {
     return *pool;
 }
 
-}  // namespace
-
-namespace {
-
 at::Tensor plain_buffer(at::IntArrayRef sizes, const at::TensorOptions& options) {
     const int64_t bytes = c10::multiply_integers(sizes) * static_cast<int64_t>(options.dtype().itemsize());
     if (bytes < smallest || !options.device().is_cpu()) return at::empty(sizes, options);

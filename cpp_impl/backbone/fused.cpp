@@ -229,10 +229,6 @@ void GateUp::release() {
     again_ = {};
 }
 
-at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up) {
-    return swiglu(gate, up, std::make_shared<GateUp>(gate, up, Replay()));
-}
-
 at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up, const std::shared_ptr<GateUp>& kept) {
     const at::Tensor y = GateUp(gate, up, Replay()).product();
     if (!needs_gradient(gate, up)) return y;

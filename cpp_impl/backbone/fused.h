@@ -25,9 +25,6 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& gain, double eps);
 std::pair<at::Tensor, at::Tensor> add_rms_norm(const at::Tensor& residual, const at::Tensor& delta,
                                                const at::Tensor& gain, double eps);
 
-/// silu(gate) * up. Saves both.
-at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up);
-
 /// gate and up of a gated feed-forward, kept for the backward pass or made again when it comes.
 class GateUp {
   public:
@@ -42,7 +39,7 @@ class GateUp {
     std::vector<at::Tensor> both_;
     Replay again_;
 };
-/// swiglu whose node reads gate and up from `kept`.
+/// silu(gate) * up; the backward pass reads both from `kept`.
 at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up, const std::shared_ptr<GateUp>& kept);
 
 /// Where a batch's queries stand, and the past they attend to.

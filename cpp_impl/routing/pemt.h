@@ -1,15 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // PEMT, stage 2 (arXiv 2402.15082): a target task learns how much to trust each frozen source expert.
 //
-//     P* = P + sum_i dropout(softmax(P S_i^T)) S_i                     S_i frozen source prompts; P* stands
-//     before
-//                                                                      the row
-//     c  = mean over the prompt's positions of the layer's u           in a decoder layer of an
-//     encoder-decoder:
-//                                                                      of the encoder's final states
-//     g  = softmax(W_g c),  W_g = 0 at the start                       one vector per row and layer
-//     h  = W0 u + sum_i g_i e_i(u),  e_i(u) = s B_i A_i u              e_i frozen source experts
-//     y  = h + Up gelu_tanh(Down h)                                    the target's own adapter
+//     P* = P + sum_i dropout(softmax(P S_i^T)) S_i             S_i frozen source prompts; P* before the row
+//     c  = mean over the prompt's positions of the layer's u   (an encoder-decoder's decoder: of the
+//                                                              encoder's final states)
+//     g  = softmax(W_g c),  W_g = 0 at the start               one vector per row and layer
+//     h  = W0 u + sum_i g_i e_i(u),  e_i(u) = s B_i A_i u      e_i frozen source experts
+//     y  = h + Up gelu_tanh(Down h)                            the target's own adapter
 //     loss += ts_weight * mean over layers of the task sparsity (routing/task_sparsity.h)
 //
 // Every target task has a prompt, gates, adapters and norms of its own; all share the sources.

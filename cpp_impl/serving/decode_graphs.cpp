@@ -194,7 +194,6 @@ at::Tensor DecodeGraphs::record(Kept& kept, const std::vector<DecodeRow>& rows) 
     recorder_->rehearse([&] { logits = forward(kept, rows); });
     try {
         kept.recording = recorder_->record([&] { kept.logits = forward(kept, rows); });
-        ++recorded_;
     } catch (const std::exception& e) {
         const std::string memory = out_of_device_memory(e);
         failed(memory.empty() ? e.what() : memory.c_str());

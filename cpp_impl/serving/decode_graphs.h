@@ -51,8 +51,7 @@ class DecodeGraphs {
     /// Lets go of recordings that run on merged weights other than these.
     void keep_merged(const MergedTask* merged);
 
-    /// Recordings made, and steps that played one.
-    int64_t recorded() const { return recorded_; }
+    /// Steps that played a recording.
     int64_t played() const { return played_; }
 
   private:
@@ -62,7 +61,6 @@ class DecodeGraphs {
     Kept* find(const std::vector<DecodeRow>& rows, const std::shared_ptr<MergedTask>& merged);
     bool raise_ranks(const std::vector<DecodeRow>& rows);
     void set_pairs(Kept& kept, const std::vector<DecodeRow>& rows);
-    void make(Kept& kept);
     at::Tensor forward(const Kept& kept, const std::vector<DecodeRow>& rows);
     at::Tensor record(Kept& kept, const std::vector<DecodeRow>& rows);
     void failed(const char* why);
@@ -73,7 +71,7 @@ class DecodeGraphs {
     std::vector<int32_t> ranks_;  ///< [sites] most ranks a row's pair has had: what launches allow for
     std::list<Kept> kept_;        ///< latest first
     int failed_ = 0;
-    int64_t recorded_ = 0, played_ = 0;
+    int64_t played_ = 0;
 };
 
 }  // namespace polyad

@@ -228,9 +228,12 @@ TEST(FusedNodes, GradientsFollowDifferences) {
     expect_numeric_gradient(
         [&](const at::Tensor& x) { return add_rms_norm(other, x.mul(2.0), w, 1e-5).second.mul(probe).sum(); },
         noise(generator, {6, 16}), "add_rms_norm, delta");
-    expect_numeric_gradient([&](const at::Tensor& x) { return swiglu(x, other).mul(probe).sum(); },
+    const auto gated = [](const at::Tensor& gate, const at::Tensor& up) {
+        return swiglu(gate, up, std::make_shared<GateUp>(gate, up, Replay()));
+    };
+    expect_numeric_gradient([&](const at::Tensor& x) { return gated(x, other).mul(probe).sum(); },
                             noise(generator, {6, 16}), "swiglu, gate");
-    expect_numeric_gradient([&](const at::Tensor& x) { return swiglu(other, x).mul(probe).sum(); },
+    expect_numeric_gradient([&](const at::Tensor& x) { return gated(other, x).mul(probe).sum(); },
                             noise(generator, {6, 16}), "swiglu, up");
 }
 
