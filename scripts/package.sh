@@ -33,5 +33,5 @@ echo "package: $out/$name.tar.zst builds and runs a C program from another folde
 
 scripts/package_deb.sh "$out/$name"
 scripts/package_go.sh "$out/$name"
-scripts/package_java.sh
-scripts/package_csharp.sh
+scripts/package_java.sh "$out/$name"
+scripts/package_csharp.sh "$out/$name"

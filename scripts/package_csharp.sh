@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Makes the NuGet package and proves it: built twice it has the same bytes; unpacked the way NuGet lays packages out, in a folder with nothing
-# else of Polyad, a program is compiled against it and run, with an empty environment, on Mono and on .NET. Called by scripts/package.sh.
+# package_csharp.sh FOLDER: makes the NuGet package, with the licence texts of an installed folder, and proves it: built twice it has the
+# same bytes; unpacked the way NuGet lays packages out, in a folder with nothing else of Polyad, a program is compiled against it and run, with an empty environment, on Mono and on .NET. Called by scripts/package.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source=$PWD
+installed=$(realpath "$1")
 for tool in mcs mono python3; do
     command -v "$tool" >/dev/null || { echo "package: C# is left out ($tool not found)"; exit 0; }
 done
@@ -35,7 +36,7 @@ while ((${#queue[@]})); do
 done
 cp "$build"/lib/netstandard2.0/Polyad.{dll,xml} "$content/lib/netstandard2.0/"
 cp LICENSE NOTICE packaging/nuget/README.md "$content/"
-python3 scripts/make_sbom.py "$work/polyad.spdx.json" "$content/LICENCES.txt"
+cp "$installed/share/doc/polyad/LICENCES.txt" "$content/"
 sed "s/@VERSION@/$version/; s/@DESCRIPTION@/$description/" packaging/nuget/Polyad.nuspec >"$content/Polyad.nuspec"
 
 # ---- twice, with everything managed compiled again -------------------------------------------------------------------

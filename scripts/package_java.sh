@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Makes the Java packages and proves them: the jar, the jar with the native library for this platform (its classifier), sources and
-# Javadoc, in a Maven repository of their own (build/package/maven). A small Maven project in another folder, whose only source of
+# package_java.sh FOLDER: makes the Java packages, with the licence texts of an installed folder, and proves them: the jar, the jar with the
+# native library for this platform (its classifier), sources and Javadoc, in a Maven repository of their own (build/package/maven). A small Maven project in another folder, whose only source of
 # Polyad is that repository, is then built and run with an empty environment. Called by scripts/package.sh.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source=$PWD
+installed=$(realpath "$1")
 for tool in mvn javac jar; do
     command -v "$tool" >/dev/null || { echo "package: Java is left out ($tool not found)"; exit 0; }
 done
@@ -37,7 +38,7 @@ while ((${#queue[@]})); do
 done
 (cd "$folder" && find . -maxdepth 1 -name '*.so*' -printf '%f\n' | LC_ALL=C sort | xargs sha256sum >files.txt)
 cp LICENSE NOTICE "$work/jar/META-INF/"
-python3 scripts/make_sbom.py "$work/polyad.spdx.json" "$work/jar/META-INF/LICENCES.txt"
+cp "$installed/share/doc/polyad/LICENCES.txt" "$work/jar/META-INF/"
 printf 'Automatic-Module-Name: dev.polyad.natives.%s\n' "${platform//-/.}" >"$work/manifest"
 rm -rf "$repository"
 jar --create --file "$work/native.jar" --manifest "$work/manifest" --date 2026-01-01T00:00:00Z -C "$work/jar" .
