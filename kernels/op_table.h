@@ -109,6 +109,8 @@ struct GateShape {
     int64_t ranks_out = 0;  ///< R of Up; == ranks_in unless kind is full
     int64_t width = 0;      ///< entries per line
 };
+/// Most ranks of OpTable::low_rank.
+inline constexpr int64_t low_rank_ranks = 4096;
 
 /// One of several linears that read the same x.
 struct PanelBranch {
@@ -251,6 +253,18 @@ struct OpTable {
                   float eps, float weight_decay, float bias1, float bias2, float grad_scale);
     /// Sum of squares in double, same result for any number of threads.
     double (*sum_squares)(const float* x, int64_t n);
+
+    // ---- devices alone
+    // --------------------------------------------------------------------------------------
+    /// Copies host memory to the device's, queued; `from` may change or go when it returns. `to` starts where
+    /// 16 bytes do. Does not wait for the device, unless there are more than 256 KiB. Null on the CPU.
+    void (*upload)(void* to, const void* from, int64_t bytes);
+    /// y[t, :] += scale * G(x[t, :] A_g^T) B_g^T, with a and b as low_rank_down and low_rank_up have them:
+    /// both products and the gate between them in one, for few tokens (decoding) and at most low_rank_ranks
+    /// ranks. `gate` is not read where the kind is none. Null where one after the other is as good (CPUs).
+    void (*low_rank)(Float type, const void* x, const void* a, const void* b, const int32_t* group_of_row,
+                     Rows rows, int64_t d_in, int64_t d_out, const GateShape& shape, const float* gate,
+                     float scale, void* y);
 };
 
 /// The best set this CPU can run, or the one POLYAD_ISA names (portable, avx2, avx512). Chosen once.

@@ -438,7 +438,10 @@ void attention_backward(const Attention& a, const void* q, const void* o, const 
                                                 a.head_dim, delta);
                 call.launched();
             }
-            if (sizeof(T) == 4 || a.head_dim > 128)
+            // Wide heads' tiles want more than the 99 KiB that some devices have (8.6, 8.9, 12.0).
+            constexpr int wanted = std::max(KeysShape<128>::bytes, QueriesShape<128>::bytes);
+            const bool fits = a.head_dim <= 64 || (a.head_dim <= 128 && wanted <= call.shared_limit());
+            if (sizeof(T) == 4 || !fits)
                 launch_simple(call, a, args, queries, static_cast<const T*>(q), static_cast<const T*>(do_),
                               g);
             else if (a.head_dim > 64)

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <map>
 #include <utility>
@@ -21,16 +22,19 @@ struct alignas(16) Parcel {
 };
 
 template <int Bytes>
-__global__ void unpack(const __grid_constant__ Parcel<Bytes> parcel, uint4* to, int count) {
-    for (int i = threadIdx.x; i < count; i += blockDim.x) to[i] = parcel.data[i];
+__global__ void unpack(const __grid_constant__ Parcel<Bytes> parcel, uint4* to, int bytes) {
+    const int whole = bytes / 16, rest = bytes % 16;
+    for (int i = threadIdx.x; i < whole; i += blockDim.x) to[i] = parcel.data[i];
+    if (threadIdx.x < rest)
+        reinterpret_cast<unsigned char*>(to + whole)[threadIdx.x] =
+            reinterpret_cast<const unsigned char*>(parcel.data + whole)[threadIdx.x];
 }
 
 template <int Bytes>
-void send(cudaStream_t stream, std::byte* to, const std::byte* from, size_t bytes) {
+void send_parcel(cudaStream_t stream, std::byte* to, const std::byte* from, size_t bytes) {
     Parcel<Bytes> parcel;
     std::memcpy(&parcel, from, bytes);
-    unpack<Bytes>
-        <<<1, 128, 0, stream>>>(parcel, reinterpret_cast<uint4*>(to), static_cast<int>((bytes + 15) / 16));
+    unpack<Bytes><<<1, 128, 0, stream>>>(parcel, reinterpret_cast<uint4*>(to), static_cast<int>(bytes));
 }
 
 uint64_t hash_of(const void* data, size_t bytes) {
@@ -63,7 +67,7 @@ Context& context_of(int device, cudaStream_t stream) {
 }
 
 /// cudaMalloc, also while a stream is being captured: memory is no part of the graph.
-cudaError_t allocate(void** memory, size_t bytes) {
+cudaError_t allocate_now(void** memory, size_t bytes) {
     cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
     cudaThreadExchangeStreamCaptureMode(&mode);
     const cudaError_t error = cudaMalloc(memory, bytes);
@@ -71,7 +75,21 @@ cudaError_t allocate(void** memory, size_t bytes) {
     return error;
 }
 
+std::atomic<void (*)(int)> reclaim_memory{nullptr};
+
+[[noreturn]] void out_of_memory(const char* what, size_t bytes, cudaError_t error) {
+    cudaGetLastError();
+    size_t available = 0, total = 0;
+    cudaMemGetInfo(&available, &total);
+    fail("out of device memory: %s of %zu MiB is wanted, %zu of %zu MiB are free (%s)", what,
+         (bytes >> 20) + 1, available >> 20, total >> 20, cudaGetErrorName(error));
+}
+
 }  // namespace
+
+void set_reclaim(void (*reclaim)(int device)) {
+    reclaim_memory = reclaim;
+}
 
 void fail(const char* format, ...) {
     char text[1024];
@@ -105,20 +123,13 @@ void* Context::scratch(size_t bytes) {
     if (chunk_ == chunks_.size()) {
         const size_t size = std::max({bytes, least_scratch, chunks_.empty() ? 0 : 2 * chunks_.back().size});
         void* memory = nullptr;
-        cudaError_t error = allocate(&memory, size);
         size_t got = size;
+        cudaError_t error = allocate_now(&memory, got);
         if (error == cudaErrorMemoryAllocation) {
-            cudaGetLastError();
             got = bytes;
-            error = allocate(&memory, got);
+            error = allocate_again(&memory, got);
         }
-        if (error != cudaSuccess) {
-            cudaGetLastError();
-            size_t available = 0, total = 0;
-            cudaMemGetInfo(&available, &total);
-            fail("out of device memory: an operator needs %zu MiB of scratch, %zu of %zu MiB are free (%s)",
-                 (bytes >> 20) + 1, available >> 20, total >> 20, cudaGetErrorName(error));
-        }
+        if (error != cudaSuccess) out_of_memory("an operator's scratch memory", bytes, error);
         chunks_.push_back({static_cast<std::byte*>(memory), got});
         used_ = 0;
     }
@@ -127,12 +138,21 @@ void* Context::scratch(size_t bytes) {
     return out;
 }
 
+/// A kernel's limit is set to all that the device has besides the kernel's own arrays, whatever is asked for
+/// first: later calls may want more.
 void Context::allow_shared(const void* kernel, int bytes) {
-    if (bytes <= 48 * 1024 || enlarged_.count(kernel)) return;
-    if (bytes > shared_limit)
-        fail("a kernel needs %d KiB of shared memory, this device has %d", bytes >> 10, shared_limit >> 10);
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "shared memory");
-    enlarged_.insert(kernel);
+    auto at = most_shared_.find(kernel);
+    if (at == most_shared_.end()) {
+        cudaFuncAttributes attributes{};
+        check(cudaFuncGetAttributes(&attributes, kernel), "shared memory");
+        const int most = shared_limit - static_cast<int>(attributes.sharedSizeBytes);
+        check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most),
+              "shared memory");
+        at = most_shared_.emplace(kernel, most).first;
+    }
+    if (bytes > at->second)
+        fail("a kernel needs %d KiB of shared memory, this device has %d for it", bytes >> 10,
+             at->second >> 10);
 }
 
 /// Asked once an operator: the driver takes its time.
@@ -144,6 +164,14 @@ bool Context::capturing() {
         asked_ = true;
     }
     return capturing_;
+}
+
+/// Where there was too little: once more, after others have given back what they only kept.
+cudaError_t Context::allocate_again(void** memory, size_t bytes) {
+    cudaGetLastError();
+    const auto reclaim = reclaim_memory.load();
+    if (reclaim && !capturing()) reclaim(device);
+    return allocate_now(memory, bytes);
 }
 
 /// Device memory for an array, of one of few sizes.
@@ -159,7 +187,9 @@ std::byte* Context::block(size_t bytes, size_t& size) {
     if (slab_left_ < size) {
         const size_t wanted = std::max(slab_bytes, size);
         void* memory = nullptr;
-        check(allocate(&memory, wanted), "memory for index arrays");
+        cudaError_t error = allocate_now(&memory, wanted);
+        if (error == cudaErrorMemoryAllocation) error = allocate_again(&memory, wanted);
+        if (error != cudaSuccess) out_of_memory("an index array's memory", wanted, error);
         slab_ = static_cast<std::byte*>(memory);
         slab_left_ = wanted;
     }
@@ -169,16 +199,28 @@ std::byte* Context::block(size_t bytes, size_t& size) {
     return memory;
 }
 
-void Context::upload(std::byte* to, const std::byte* from, size_t bytes) {
+void Context::send(std::byte* to, const std::byte* from, size_t bytes) {
     constexpr size_t small = 960, large = 3840;
     for (size_t at = 0; at < bytes; at += large) {
         const size_t count = std::min(large, bytes - at);
         if (count <= small)
-            send<small>(stream, to + at, from + at, count);
+            send_parcel<small>(stream, to + at, from + at, count);
         else
-            send<large>(stream, to + at, from + at, count);
+            send_parcel<large>(stream, to + at, from + at, count);
     }
     check(cudaGetLastError(), "upload of an index array");
+}
+
+void Context::upload(void* to, const void* from, size_t bytes) {
+    constexpr size_t most_sent = size_t{256} << 10;  // some 70 launches: a copy's wait costs no more
+    if (bytes == 0) return;
+    if (bytes > most_sent) {
+        check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream), "upload");
+        check(cudaStreamSynchronize(stream), "upload");
+        return;
+    }
+    if (!aligned16(to)) fail("upload: %p is no multiple of 16", to);
+    send(static_cast<std::byte*>(to), static_cast<const std::byte*>(from), bytes);
 }
 
 const void* Context::stage(const void* host, size_t bytes) {
@@ -217,7 +259,7 @@ const void* Context::stage(const void* host, size_t bytes) {
     }
     Staged entry{hash, {from, from + bytes}, nullptr, 0, capture};
     entry.memory = block(bytes, entry.size);
-    upload(entry.memory, from, bytes);
+    send(entry.memory, from, bytes);
     std::byte* memory = entry.memory;
     // An upload inside a capture happens at each replay only: nobody else may count on it.
     recent_.push_front(std::move(entry));

@@ -14,7 +14,6 @@
 #include <mutex>
 #include <string>
 #include <unordered_map>
-#include <unordered_set>
 #include <vector>
 
 #include "kernels/op_table.h"
@@ -45,8 +44,11 @@ class Context {
     void* scratch(size_t bytes);
     void begin_operator() { chunk_ = 0, used_ = 0, asked_ = false; }
 
-    /// Lets a kernel use `bytes` of dynamic shared memory, which is more than every device gives unasked.
+    /// Lets a kernel use `bytes` of dynamic shared memory, which may be more than a device gives unasked.
     void allow_shared(const void* kernel, int bytes);
+
+    /// OpTable::upload.
+    void upload(void* to, const void* from, size_t bytes);
 
     /// The array's contents on the device.
     const void* stage(const void* host, size_t bytes);
@@ -75,7 +77,8 @@ class Context {
 
     bool capturing();
     std::byte* block(size_t bytes, size_t& size);
-    void upload(std::byte* to, const std::byte* from, size_t bytes);
+    void send(std::byte* to, const std::byte* from, size_t bytes);
+    cudaError_t allocate_again(void** memory, size_t bytes);
 
     std::vector<Chunk> chunks_;
     size_t chunk_ = 0, used_ = 0;
@@ -86,13 +89,14 @@ class Context {
     std::byte* slab_ = nullptr;
     size_t slab_left_ = 0;
     std::vector<Bound> bound_;
-    std::unordered_set<const void*> enlarged_;
+    std::unordered_map<const void*, int> most_shared_;  ///< bytes a kernel may use now
 };
 
 /// The calling thread's device and stream.
 void set_stream(int device, cudaStream_t stream);
 Context& current_context();
 const char* take_error();
+void set_reclaim(void (*reclaim)(int device));
 void keep_error(const std::string& message);
 
 /// A running operator: holds the stream's lock.
@@ -120,6 +124,9 @@ class Call {
         return stage(host.data(), static_cast<int64_t>(host.size()));
     }
     bool is_bound(const void* host) const { return context_.is_bound(host); }
+    void upload(void* to, const void* from, int64_t bytes) {
+        context_.upload(to, from, static_cast<size_t>(bytes));
+    }
     template <class Kernel>
     void allow_shared(Kernel* kernel, int bytes) {
         context_.allow_shared(reinterpret_cast<const void*>(kernel), bytes);

@@ -53,9 +53,6 @@ struct AdamwTensor {
 
 /// Operators beyond the common table. Pointers as there.
 struct CudaOps {
-    /// y[i, :] = row row[i] of a stored [*, columns] matrix, expanded. A row outside [0, stored) gives zeros.
-    void (*gather_rows)(Quant quant, const void* matrix, const int32_t* row, int64_t n, int64_t stored,
-                        int64_t columns, Float type, void* y);
     /// token[i] of logits [n, vocab]: options[i]; the ids seen[seen_rows.begin[i] ...) are penalised (prompt
     /// and answer; any order, repeated or not). Ties go to the lower id. -1 where a logit is NaN or plus
     /// infinity or all are minus infinity. token lies on the device.
@@ -88,6 +85,11 @@ struct CudaLibrary {
     /// The calling thread's first error since the last call, or null. The text lives until the thread's next
     /// call.
     const char* (*take_error)();
+
+    /// Called with a device whose memory is used up, before an operator that needs some gives up: the
+    /// caller's allocator may give back what it only keeps. Not while the operator's stream is being
+    /// captured.
+    void (*set_reclaim)(void (*reclaim)(int device));
 
     /// Memory of the thread's device, for callers without an allocator of their own. Null when there is none
     /// left.

@@ -131,6 +131,10 @@ void release(void* p) {
     guard([&] { check(cudaFree(p), "release"); });
 }
 
+void upload(void* to, const void* from, int64_t bytes) {
+    run("upload", [&](Call& call) { call.upload(to, from, bytes); });
+}
+
 void copy(void* to, const void* from, uint64_t bytes) {
     guard([&] {
         if (bytes == 0) return;
@@ -214,6 +218,7 @@ void graph_release(void* graph) {
 OpTable table() {
     OpTable t{};
     t.isa = "cuda";
+    t.upload = upload;
     t.dequantise = dequantise;
     t.dequantise_bf16 = dequantise_bf16;
     t.multiply_packed = multiply_packed;
@@ -232,6 +237,7 @@ OpTable table() {
     t.low_rank_down = low_rank_down;
     t.low_rank_up = low_rank_up;
     t.low_rank_rows = low_rank_rows;
+    t.low_rank = low_rank;
     t.low_rank_up_backward = low_rank_up_backward;
     t.low_rank_down_backward = low_rank_down_backward;
     t.gate = gate;
@@ -245,11 +251,11 @@ OpTable table() {
 }
 
 const OpTable ops = table();
-const CudaOps more = {gather_rows, sample, nearest, adamw_many, sum_squares_many};
+const CudaOps more = {sample, nearest, adamw_many, sum_squares_many};
 const CudaLibrary library = {
-    POLYAD_VERSION, device_count, device_info, &ops,      &more,        use_stream,    take_error,
-    allocate,       release,      copy,        zero,      synchronise,  stream_create, stream_release,
-    bind,           unbind,       graph_begin, graph_end, graph_launch, graph_release,
+    POLYAD_VERSION, device_count, device_info,   &ops,           &more,       use_stream, take_error,
+    set_reclaim,    allocate,     release,       copy,           zero,        synchronise, stream_create,
+    stream_release, bind,         unbind,        graph_begin,    graph_end,   graph_launch, graph_release,
 };
 
 }  // namespace

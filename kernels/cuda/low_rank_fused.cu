@@ -147,31 +147,14 @@ __device__ __forceinline__ void prefetch_columns(const T* b, int64_t d, int rank
         asm volatile("prefetch.global.L2 [%0];" ::"l"(b + i / lines * d + begin + i % lines * line));
 }
 
-/// A cluster of blocks a token: each sums its part of d_in, all exchange the sums, each adds its part of
-/// d_out. Shared memory: 2 most_rank floats.
+/// u = A x of one token by a cluster of blocks: each sums its part of d_in into `part`, all exchange the
+/// sums. Both in shared memory; leave_cluster() ends a kernel that calls this.
 template <class T>
-__global__ void __launch_bounds__(threads)
-    fused(const T* x, const RowFactors* of_row, const int32_t* begin_of_row, int rows, int d_in, int d_out,
-          int most_rank, bool one_each, bool ahead, bool wide_in, bool wide_out, T* y) {
-    extern __shared__ float memory[];
-    __shared__ __align__(16) float parts[threads * wide<T>];
-    float *part = memory, *u = part + most_rank;
-    const int token = blockIdx.y;
-    const RowFactors factors = of_row[one_each ? token : row_of(begin_of_row, rows, token)];
-    const int rank = min(factors.rank, most_rank);
-    if (!factors.a || rank <= 0) return;  // the whole cluster
-    const T *a = static_cast<const T*>(factors.a), *b = static_cast<const T*>(factors.b);
+__device__ __forceinline__ void project_token(const T* x, const T* a, int d_in, int rank, bool wide_in,
+                                              float* part, float* u) {
     const int blocks = gridDim.x, block = blockIdx.x, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    x += static_cast<int64_t>(token) * d_in;
-    y += static_cast<int64_t>(token) * d_out;
     const int slice = (d_in + blocks * wide<T> - 1) / (blocks * wide<T>)*wide<T>;
     const int begin = min(d_in, block * slice), end = min(d_in, begin + slice);
-    const int columns = (d_out + blocks * wide<T> - 1) / (blocks * wide<T>)*wide<T>;
-    const int first = min(d_out, block * columns), last = min(d_out, first + columns);
-    if (ahead) {  // the second product's factors and results come while the first is made
-        prefetch_columns(b, d_out, rank, first, last);
-        prefetch_columns(y, d_out, 1, first, last);
-    }
     for (int r = warp * 2; r < rank; r += threads / 32 * 2) {
         float sums[2];
         const int count = min(2, rank - r);
@@ -192,13 +175,104 @@ __global__ void __launch_bounds__(threads)
     for (int r = threadIdx.x; r < rank; r += threads) u[r] = part[r];
 #endif
     __syncthreads();
+}
+
+/// Nobody leaves while another still reads its sums.
+__device__ __forceinline__ void leave_cluster() {
+#ifdef POLYAD_CLUSTERS
+    cooperative_groups::this_cluster().sync();
+#endif
+}
+
+/// The columns of d_out that a block of a token's cluster adds.
+template <class T>
+__device__ __forceinline__ void columns_of(int d_out, int* first, int* last) {
+    const int blocks = gridDim.x;
+    const int columns = (d_out + blocks * wide<T> - 1) / (blocks * wide<T>)*wide<T>;
+    *first = min(d_out, static_cast<int>(blockIdx.x) * columns);
+    *last = min(d_out, *first + columns);
+}
+
+/// A cluster of blocks a token: all make u, each adds its part of d_out. Shared memory: 2 most_rank floats.
+template <class T>
+__global__ void __launch_bounds__(threads)
+    fused(const T* x, const RowFactors* of_row, const int32_t* begin_of_row, int rows, int d_in, int d_out,
+          int most_rank, bool one_each, bool ahead, bool wide_in, bool wide_out, T* y) {
+    extern __shared__ float memory[];
+    __shared__ __align__(16) float parts[threads * wide<T>];
+    float *part = memory, *u = part + most_rank;
+    const int token = blockIdx.y;
+    const RowFactors factors = of_row[one_each ? token : row_of(begin_of_row, rows, token)];
+    const int rank = min(factors.rank, most_rank);
+    if (!factors.a || rank <= 0) return;  // the whole cluster
+    const T *a = static_cast<const T*>(factors.a), *b = static_cast<const T*>(factors.b);
+    x += static_cast<int64_t>(token) * d_in;
+    y += static_cast<int64_t>(token) * d_out;
+    int first, last;
+    columns_of<T>(d_out, &first, &last);
+    if (ahead) {  // the second product's factors and results come while the first is made
+        prefetch_columns(b, d_out, rank, first, last);
+        prefetch_columns(y, d_out, 1, first, last);
+    }
+    project_token(x, a, d_in, rank, wide_in, part, u);
     if (wide_out)
         add_columns<T, wide<T>>(u, b, d_out, rank, first, last, factors.scale, parts, y);
     else
         add_columns<T, 1>(u, b, d_out, rank, first, last, factors.scale, parts, y);
-#ifdef POLYAD_CLUSTERS
-    cluster.sync();  // nobody leaves while another still reads its sums
-#endif
+    leave_cluster();
+}
+
+/// A cluster of blocks a token: all make u and gate it, each adds its part of d_out. Shared memory: twice the
+/// ranks of u and once those of v, each rounded up to whole vectors.
+template <class T>
+__global__ void __launch_bounds__(threads)
+    fused_gated(const T* x, const T* a, const T* b, Groups groups, Gated shape, const float* gate, int d_in,
+                int d_out, float scale, bool wide_in, bool wide_b, T* y) {
+    extern __shared__ float memory[];
+    const int token = blockIdx.y, group = groups.of(token), ranks = (shape.in + 3) / 4 * 4;
+    if (group < 0) return;  // the whole cluster
+    float *part = memory, *u = part + ranks, *v = u + ranks;
+    int first, last;
+    columns_of<T>(d_out, &first, &last);
+    project_token(x + static_cast<int64_t>(token) * d_in, a + static_cast<int64_t>(group) * shape.in * d_in,
+                  d_in, shape.in, wide_in, part, u);
+    const float* g = gate;
+    if (shape.kind != GateKind::none) g += gate_line(shape, groups.begin, groups.rows, token);
+    for (int j = threadIdx.x; j < shape.out; j += threads) v[j] = gate_value(shape, g, u, j);
+    __syncthreads();
+    add_rows(v, b + static_cast<int64_t>(group) * d_out * shape.out, first, last, shape.out, scale,
+             y + static_cast<int64_t>(token) * d_out, wide_b);
+    leave_cluster();
+}
+
+/// A launch of clusters, one a token, with enough blocks for the device.
+struct TokenClusters {
+    TokenClusters(const Call& call, int64_t tokens, int64_t shared_floats) {
+        if (tokens > 65535)
+            fail("%s: at most 65535 tokens in one launch, not %lld", call.name(),
+                 static_cast<long long>(tokens));
+        int blocks = 1;
+        if (call.major() >= 9)
+            while (blocks < 8 && tokens * blocks < 2 * call.multiprocessors()) blocks *= 2;
+        config.gridDim = dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(tokens));
+        config.blockDim = dim3(threads);
+        config.dynamicSmemBytes = static_cast<size_t>(shared_floats) * sizeof(float);
+        config.stream = call.stream();
+        cluster.id = cudaLaunchAttributeClusterDimension;
+        cluster.val.clusterDim.x = static_cast<unsigned>(blocks);
+        cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+        config.attrs = &cluster;
+        config.numAttrs = call.major() >= 9 ? 1 : 0;
+    }
+    TokenClusters(const TokenClusters&) = delete;
+    TokenClusters& operator=(const TokenClusters&) = delete;
+
+    cudaLaunchConfig_t config{};
+    cudaLaunchAttribute cluster{};
+};
+
+int64_t whole_vectors(int64_t ranks) {
+    return (ranks + 3) / 4 * 4;  // loads may be as wide
 }
 
 template <class T>
@@ -215,28 +289,15 @@ void launch_fused(Call& call, const T* x, const RowFactors* of_row, Rows rows, i
         wide_out = wide_out && aligned16(of_row[b].b);
     }
     if (most_rank == 0 && !call.is_bound(of_row)) return;
-    most_rank = (most_rank + 3) / 4 * 4;  // whole vectors: loads may be as wide
-    if (most_rank > 4096 || tokens > 65535)
-        fail("low_rank_rows: at most 4096 ranks and 65535 tokens in one launch, not %d and %lld", most_rank,
-             static_cast<long long>(tokens));
+    most_rank = static_cast<int>(whole_vectors(most_rank));
+    if (most_rank > low_rank_ranks)
+        fail("low_rank_rows: at most %lld ranks in one launch, not %d",
+             static_cast<long long>(low_rank_ranks), most_rank);
     // Few tokens wait for memory, many fill it anyway: then fetching ahead only disturbs (measured on an
     // H200: 8% faster with 8 tokens, 15% slower with 256).
     const bool ahead = tokens <= 16;
-    int blocks = 1;
-    if (call.major() >= 9)
-        while (blocks < 8 && tokens * blocks < 2 * call.multiprocessors()) blocks *= 2;
-    cudaLaunchConfig_t config{};
-    config.gridDim = dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(tokens));
-    config.blockDim = dim3(threads);
-    config.dynamicSmemBytes = static_cast<size_t>(2 * most_rank) * 4;
-    config.stream = call.stream();
-    cudaLaunchAttribute cluster{};
-    cluster.id = cudaLaunchAttributeClusterDimension;
-    cluster.val.clusterDim.x = static_cast<unsigned>(blocks);
-    cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
-    config.attrs = &cluster;
-    config.numAttrs = call.major() >= 9 ? 1 : 0;
-    check(cudaLaunchKernelEx(&config, fused<T>, x, call.stage(of_row, rows.count),
+    const TokenClusters launch(call, tokens, 2 * most_rank);
+    check(cudaLaunchKernelEx(&launch.config, fused<T>, x, call.stage(of_row, rows.count),
                              call.stage(rows.begin, rows.count + 1), rows.count, static_cast<int>(d_in),
                              static_cast<int>(d_out), most_rank, one_each, ahead, wide_in, wide_out, y),
           call.name());
@@ -268,6 +329,31 @@ void gate_backward(const GateShape& shape, Rows rows, const float* gate, const f
         gates_backward<<<blocks_for(entries, threads / 32), threads, 0, call.stream()>>>(
             gated(shape), begin, entries, u, dv, dgate);
         call.launched();
+    });
+}
+
+void low_rank(Float type, const void* x, const void* a, const void* b, const int32_t* group_of_row, Rows rows,
+              int64_t d_in, int64_t d_out, const GateShape& shape, const float* gate, float scale, void* y) {
+    run("low_rank", [&](Call& call) {
+        const int64_t tokens = rows.count > 0 ? rows.begin[rows.count] : 0;
+        if (tokens == 0) return;
+        if (std::min(shape.ranks_in, shape.ranks_out) < 1 ||
+            std::max(shape.ranks_in, shape.ranks_out) > low_rank_ranks)
+            fail("low_rank: 1 to %lld ranks, not %lld and %lld", static_cast<long long>(low_rank_ranks),
+                 static_cast<long long>(shape.ranks_in), static_cast<long long>(shape.ranks_out));
+        const TokenClusters launch(call, tokens,
+                                   2 * whole_vectors(shape.ranks_in) + whole_vectors(shape.ranks_out));
+        const Groups groups{call.stage(group_of_row, rows.count), call.stage(rows.begin, rows.count + 1),
+                            rows.count};
+        with_type(type, [&](auto element) {
+            using T = decltype(element);
+            check(cudaLaunchKernelEx(&launch.config, fused_gated<T>, static_cast<const T*>(x),
+                                     static_cast<const T*>(a), static_cast<const T*>(b), groups, gated(shape),
+                                     gate, static_cast<int>(d_in), static_cast<int>(d_out), scale,
+                                     d_in % wide<T> == 0 && aligned16(x) && aligned16(a), aligned16(b),
+                                     static_cast<T*>(y)),
+                  call.name());
+        });
     });
 }
 

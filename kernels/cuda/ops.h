@@ -24,8 +24,6 @@ void dequantise(Quant type, const void* src, float* dst, int64_t n);
 void dequantise_bf16(Quant type, const void* src, uint16_t* dst, int64_t n);
 void multiply_packed(Quant quant, const void* w, const int32_t* source_row, Float type, const void* x,
                      int64_t n, int64_t rows, int64_t columns, void* y);
-void gather_rows(Quant quant, const void* matrix, const int32_t* row, int64_t n, int64_t stored,
-                 int64_t columns, Float type, void* y);
 
 // elementwise.cu
 void to_bf16(const float* src, uint16_t* dst, int64_t n);
@@ -67,6 +65,8 @@ void gate_backward(const GateShape& shape, Rows rows, const float* gate, const f
                    float* du, float* dgate);
 void low_rank_rows(Float type, const void* x, const RowFactors* of_row, Rows rows, int64_t d_in,
                    int64_t d_out, void* y);
+void low_rank(Float type, const void* x, const void* a, const void* b, const int32_t* group_of_row, Rows rows,
+              int64_t d_in, int64_t d_out, const GateShape& shape, const float* gate, float scale, void* y);
 /// low_rank_rows in bf16 for rows of many tokens.
 void low_rank_prompts(const void* x, const RowFactors* of_row, Rows rows, int64_t d_in, int64_t d_out,
                       void* y);

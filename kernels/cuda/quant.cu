@@ -52,19 +52,6 @@ __global__ void __launch_bounds__(threads)
                static_cast<int64_t>(gridDim.x) * threads, aligned, y);
 }
 
-template <class T>
-__global__ void __launch_bounds__(threads)
-    gather(Quant quant, const uint8_t* matrix, const int32_t* row, int64_t stored, int64_t columns,
-           int64_t row_bytes, bool aligned, T* y) {
-    const int64_t from = row[blockIdx.x];
-    y += blockIdx.x * columns;
-    if (from < 0 || from >= stored) {
-        for (int64_t i = threadIdx.x; i < columns; i += threads) y[i] = from_float<T>(0.0f);
-        return;
-    }
-    expand_run(quant, matrix + from * row_bytes, columns, threadIdx.x, threads, aligned, y);
-}
-
 /// y[t, r] = x[t] . W[r] for `Tokens` tokens: a warp a row of W. Each token's sum has the same order whatever
 /// Tokens is.
 template <class T, int Tokens>
@@ -142,21 +129,6 @@ void dequantise(Quant type, const void* src, float* dst, int64_t n) {
 
 void dequantise_bf16(Quant type, const void* src, uint16_t* dst, int64_t n) {
     expand_all("dequantise_bf16", type, src, reinterpret_cast<bf16*>(dst), n);
-}
-
-void gather_rows(Quant quant, const void* matrix, const int32_t* row, int64_t n, int64_t stored,
-                 int64_t columns, Float type, void* y) {
-    run("gather_rows", [&](Call& call) {
-        const int64_t row_bytes = bytes_of(known_shape(quant, columns), columns);
-        if (n <= 0) return;
-        with_type(type, [&](auto element) {
-            using T = decltype(element);
-            gather<<<static_cast<unsigned>(n), threads, 0, call.stream()>>>(
-                quant, static_cast<const uint8_t*>(matrix), call.stage(row, n), stored, columns, row_bytes,
-                columns % 8 == 0 && aligned16(y), static_cast<T*>(y));
-            call.launched();
-        });
-    });
 }
 
 void multiply_packed(Quant quant, const void* w, const int32_t* source_row, Float type, const void* x,

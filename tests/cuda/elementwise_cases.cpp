@@ -180,15 +180,32 @@ TEST_F(CudaKernels, QuantisedWeights) {
                 });
                 y.expect_same(tolerance_of(type), "multiply_packed " + what);
             }
-        Array taken(Float::f32, 4 * columns);
-        const std::vector<int32_t> chosen{5, 66, -1, 67};
-        library.more->gather_rows(quant, packed, chosen.data(), 4, rows, columns, Float::f32,
-                                  taken.floats(Side::device));
-        for (int i = 0; i < 2; ++i)
-            for (int64_t c = 0; c < columns; ++c)
-                taken.set(i * columns + c, wide.get(chosen[static_cast<size_t>(i)] * columns + c));
-        taken.expect_same(0, "gather_rows " + what);
         library.release(packed);
+    }
+    EXPECT_EQ(library.take_error(), nullptr);
+}
+
+TEST_F(CudaKernels, UploadsWriteWhatWasAskedFor) {
+    const CudaLibrary& library = *device_library();
+    for (const int64_t bytes : {1, 15, 16, 17, 959, 960, 961, 3840, 3841, 7683, 262144, 300001}) {
+        std::vector<uint8_t> from(static_cast<size_t>(bytes)), got(from.size() + 64);
+        std::vector<uint8_t> wanted(got.size(), 0xa5);
+        for (uint8_t& byte : from) byte = static_cast<uint8_t>(random());
+        std::copy(from.begin(), from.end(), wanted.begin());
+        void* const to = library.allocate(got.size());
+        const std::vector<uint8_t> guard(got.size(), 0xa5);
+        library.copy(to, guard.data(), guard.size());
+        library.ops->upload(to, from.data(), bytes);
+        std::fill(from.begin(), from.end(), uint8_t{0});  // may change at once
+        library.copy(got.data(), to, got.size());
+        EXPECT_EQ(got, wanted) << bytes << " bytes";
+        if (bytes < 1000) {
+            library.ops->upload(static_cast<uint8_t*>(to) + 4, from.data(), bytes);
+            const char* error = library.take_error();
+            ASSERT_NE(error, nullptr);
+            EXPECT_NE(std::string(error).find("multiple of 16"), std::string::npos) << error;
+        }
+        library.release(to);
     }
     EXPECT_EQ(library.take_error(), nullptr);
 }

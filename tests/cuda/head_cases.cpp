@@ -67,7 +67,8 @@ int32_t reference(std::vector<float> x, const Sampling& o, const std::vector<int
 
 TEST_F(CudaKernels, SamplesAsTheReferenceDoes) {
     std::uniform_real_distribution<double> uniform;
-    for (const int64_t vocab : {3, 97, 4096, 49152}) {
+    // Rows that fit into shared memory: as much as every device gives (12,288), then more each time.
+    for (const int64_t vocab : {3, 97, 4096, 12288, 16384, 24000, 49152}) {
         std::vector<Sampling> options;
         for (const float temperature : {0.0f, 0.7f, 1.5f})
             for (const int32_t top_k : {0, 1, 5, 40, 100000})
@@ -123,6 +124,22 @@ TEST_F(CudaKernels, RefusesWhatItCannotRun) {
     error = library.take_error();
     ASSERT_NE(error, nullptr);
     EXPECT_NE(std::string(error).find("out of device memory"), std::string::npos) << error;
+    // What others only keep is asked for before an operator gives up.
+    static int reclaimed;
+    reclaimed = 0;
+    library.set_reclaim([](int) { ++reclaimed; });
+    const int64_t rows = 4096, vocab = int64_t{1} << 28;  // 4 TiB of scratch
+    const std::vector<Sampling> options(rows, Sampling{1, 0, 1, 1, 0.5});
+    const std::vector<int32_t> nothing_seen(rows + 1, 0);
+    library.more->sample(x.floats(Side::device), options.data(), nullptr,
+                         {nothing_seen.data(), static_cast<int32_t>(rows)}, rows, vocab,
+                         static_cast<int32_t*>(x.at(Side::device)));
+    library.set_reclaim(nullptr);
+    EXPECT_EQ(reclaimed, 1);
+    error = library.take_error();
+    ASSERT_NE(error, nullptr);
+    EXPECT_NE(std::string(error).find("out of device memory"), std::string::npos) << error;
+    EXPECT_NE(std::string(error).find("MiB are free"), std::string::npos) << error;
     library.ops->add(Float::f32, x.at(Side::device), x.at(Side::device), 64);  // goes on working
     library.synchronise();
     EXPECT_EQ(library.take_error(), nullptr);

@@ -184,6 +184,74 @@ TEST_F(CudaKernels, Gates) {
         }
 }
 
+// Both products and the gate in one: against the CPU's three steps.
+TEST_F(CudaKernels, LowRankInOne) {
+    struct Case {
+        int64_t d_in, d_out;
+        GateKind kind;
+        int64_t in, out, width;  ///< ranks of u and v, entries of a gate's line
+        std::vector<int32_t> lengths, group;
+        int32_t groups;
+    };
+    const Case all[] = {
+        {576, 1536, GateKind::none, 16, 16, 0, {1, 1, 1, 1}, {0, 0, 0, 0}, 1},
+        {576, 192, GateKind::diagonal, 32, 32, 4, {1, 1, 1, 1, 1}, {0, 0, -1, 0, 0}, 1},
+        {576, 1536, GateKind::diagonal, 64, 64, 64, {1}, {0}, 1},
+        {4096, 4096, GateKind::diagonal, 64, 64, 8, {1, 1}, {1, 0}, 2},
+        {256, 136, GateKind::full, 8, 12, 96, {1, 0, 3, 1}, {1, 0, 0, 1}, 2},
+        {576, 576, GateKind::full, 16, 16, 256, {1, 1, 1}, {0, 0, 0}, 1},
+        {63, 65, GateKind::full, 5, 3, 15, {2, 1, 4}, {0, -1, 1}, 2},  // no whole vectors
+        {63, 65, GateKind::diagonal, 6, 6, 2, {1, 1}, {0, 0}, 1},
+        {128, 24, GateKind::diagonal, 24, 24, 3, {30, 34}, {0, 0}, 1},   // as many tokens as are sent here
+        {64, 48, GateKind::none, 1, 1, 0, {1, 1}, {-1, 0}, 1},
+        {64, 64, GateKind::full, 300, 260, 78000, {1, 1}, {0, 0}, 1},    // more ranks than threads
+        {128, 64, GateKind::diagonal, 4096, 4096, 4096, {1}, {0}, 1},    // the most there may be
+        {64, 64, GateKind::diagonal, 8, 8, 8, {1, 1}, {-1, -1}, 1},      // nobody is routed
+    };
+    for (const Float type : both_types)
+        for (const Case& c : all)
+            for (const int per_token : {0, 1})
+                for (const int shift : {0, 1}) {
+                    const Batch batch(c.lengths);
+                    const int64_t n = batch.tokens();
+                    const GateShape shape{c.kind, per_token, c.in, c.out, c.width};
+                    const bool gated = c.kind != GateKind::none;
+                    std::string what = name_of(type);
+                    for (const int64_t number : {c.d_in, c.d_out, c.in, c.out, static_cast<int64_t>(c.kind),
+                                                 int64_t{per_token}, int64_t{shift}})
+                        what += " " + std::to_string(number);
+                    Array x(type, n * c.d_in, shift), a(type, c.groups * c.in * c.d_in, shift);
+                    Array b(type, c.groups * c.d_out * c.out, shift), y(type, n * c.d_out, shift);
+                    Array gate(Float::f32, gated ? (per_token ? n : batch.rows().count) * c.width : 1);
+                    Array u(Float::f32, n * c.in), v(Float::f32, n * c.out);
+                    x.random(random), a.random(random, 0.1), b.random(random), y.random(random);
+                    gate.random(random);
+                    const int32_t* group = c.group.data();
+                    const OpTable& host = *ops_for("portable");
+                    const Side h = Side::host, d = Side::device;
+                    host.low_rank_down(type, x.at(h), a.at(h), group, batch.rows(), c.d_in, c.in,
+                                       u.floats(h));
+                    if (gated) host.gate(shape, batch.rows(), gate.floats(h), u.floats(h), v.floats(h));
+                    host.low_rank_up(type, gated ? v.floats(h) : u.floats(h), b.at(h), group, batch.rows(),
+                                     c.d_out, c.out, 0.5f, y.at(h));
+                    device_library()->ops->low_rank(type, x.at(d), a.at(d), b.at(d), group, batch.rows(),
+                                                    c.d_in, c.d_out, shape, gated ? gate.floats(d) : nullptr,
+                                                    0.5f, y.at(d));
+                    const char* error = device_library()->take_error();
+                    ASSERT_EQ(error, nullptr) << what << ": " << error;
+                    y.expect_same(type == Float::f32 ? 5e-5 : tolerance_of(type), "low_rank, " + what);
+                }
+    const GateShape wide{GateKind::none, 0, low_rank_ranks + 1, low_rank_ranks + 1, 0};
+    const int32_t begin[] = {0, 1}, group[] = {0};
+    Array x(Float::f32, 8);
+    void* const memory = x.at(Side::device);
+    device_library()->ops->low_rank(Float::f32, memory, memory, memory, group, {begin, 1}, 8, 8, wide,
+                                    nullptr, 1, memory);
+    const char* error = device_library()->take_error();
+    ASSERT_NE(error, nullptr);
+    EXPECT_NE(std::string(error).find("1 to 4096 ranks"), std::string::npos) << error;
+}
+
 TEST_F(CudaKernels, MixedFactors) {
     for (const Float type : both_types)
         for (const bool chosen : {false, true})

@@ -41,6 +41,8 @@ const OpTable table = {
     cross_entropy,
     adamw,
     sum_squares,
+    nullptr,  // upload
+    nullptr,  // low_rank
 };
 
 }  // namespace polyad::kernels::POLYAD_ISA
