@@ -10,6 +10,8 @@
 #include <cmath>
 #include <limits>
 
+#include "backbone/cuda.h"
+#include "backbone/device.h"
 #include "backbone/sentence_encoder.h"
 #include "base/error.h"
 
@@ -70,6 +72,37 @@ std::vector<int64_t> argmax_rows(const at::Tensor& scores) {
     return out;
 }
 
+/// Which centroid is nearest to each point: by the device's kernel where there is one.
+class Nearest {
+  public:
+    Nearest(const at::Tensor& points, bool spherical, at::Device device)
+        : points_(points), spherical_(spherical), device_(device) {
+        if (cuda_ops(device)) points_ = points.to(device);
+    }
+
+    std::vector<int64_t> operator()(const at::Tensor& centroids) const {
+        if (const kernels::CudaOps* more = cuda_ops(device_)) {
+            const at::Tensor there = centroids.to(device_);
+            const at::Tensor member =
+                at::empty({points_.size(0)}, at::TensorOptions().dtype(at::kInt).device(device_));
+            more->nearest(points_.const_data_ptr<float>(), there.const_data_ptr<float>(), points_.size(0),
+                          there.size(0), points_.size(1), spherical_, member.mutable_data_ptr<int32_t>());
+            const at::Tensor found = on_host(member);
+            const int32_t* data = found.const_data_ptr<int32_t>();
+            return {data, data + found.numel()};
+        }
+        // |p - c|^2 = |p|^2 - 2 (<p, c> - |c|^2 / 2): the nearest centroid has the largest bracket.
+        at::Tensor score = at::mm(points_, centroids.t());
+        if (!spherical_) score = score - centroids.square().sum(1).mul(0.5);
+        return argmax_rows(score);
+    }
+
+  private:
+    at::Tensor points_;
+    const bool spherical_;
+    const at::Device device_;
+};
+
 }  // namespace
 
 ClusterScores cluster_scores(const at::Tensor& embeddings, const at::Tensor& centroids,
@@ -84,7 +117,8 @@ ClusterScores cluster_scores(const at::Tensor& embeddings, const at::Tensor& cen
     return out;
 }
 
-at::Tensor find_centroids(const at::Tensor& given, int clusters, bool spherical, Generator& random) {
+at::Tensor find_centroids(const at::Tensor& given, int clusters, bool spherical, Generator& random,
+                          at::Device device) {
     const at::NoGradGuard no_gradients;
     const at::Tensor points = (spherical ? unit_rows(given) : given).contiguous();
     const int64_t n = points.size(0), width = points.size(1);
@@ -97,12 +131,10 @@ at::Tensor find_centroids(const at::Tensor& given, int clusters, bool spherical,
                     "intuition.clusters");
     const float* data = points.const_data_ptr<float>();
     at::Tensor centroids = start_centroids(points, clusters, random);
+    const Nearest nearest(points, spherical, device);
     std::vector<int64_t> before;
     for (int iteration = 0; iteration < most_iterations; ++iteration) {
-        // |p - c|^2 = |p|^2 - 2 (<p, c> - |c|^2 / 2): the nearest centroid has the largest bracket.
-        at::Tensor score = at::mm(points, centroids.t());
-        if (!spherical) score = score - centroids.square().sum(1).mul(0.5);
-        std::vector<int64_t> member = argmax_rows(score);
+        std::vector<int64_t> member = nearest(centroids);
         if (member == before) break;
         std::vector<int64_t> size(static_cast<size_t>(clusters), 0);
         for (const int64_t k : member) ++size[static_cast<size_t>(k)];

@@ -150,7 +150,7 @@ std::shared_ptr<Intuition> Intuition::learn(IntuitionConfig config, const std::v
     const at::Tensor embeddings = sentences->embed(texts);
     Generator random = named_generator(seed, "intuition.centroids");
     auto out = std::make_shared<Intuition>(
-        config, find_centroids(embeddings, config.clusters, config.spherical, random));
+        config, find_centroids(embeddings, config.clusters, config.spherical, random, encoder->device()));
     Json clusters = Json::array();
     for (int k = 0; k < config.clusters; ++k) clusters.push_back({{"size", 0}, {"tasks", Json::object()}});
     for (size_t i = 0; i < instances.size(); ++i) {

@@ -132,7 +132,7 @@ TEST(DeviceDeath, UnusableDevicesAreListedWithTheirReason) {
 }
 
 TEST(DeviceDeath, LibTorchWithoutItsCudaPartIsNamed) {
-    if (tested_device()) GTEST_SKIP() << "this LibTorch has its CUDA part";
+    if (tested_device()) GTEST_SKIP() << "skipped: this LibTorch has its CUDA part";
     EXPECT_REFUSED_ELSEWHERE(FAKE_FOLDER "/libpolyad_fake_cuda_device.so", "cuda", POLYAD_UNSUPPORTED,
                              "libtorch_cuda.so could not be loaded");
 }
@@ -149,8 +149,8 @@ TEST(DeviceDeath, LibTorchWithoutItsCudaPartIsNamed) {
 class OnADevice : public testing::Test {
   protected:
     void SetUp() override {
-        if (!tested_device()) GTEST_SKIP() << "no CUDA device (POLYAD_TEST_DEVICE names none)";
-        if (!std::filesystem::exists(model_)) GTEST_SKIP() << "no fixture at " << model_;
+        if (!tested_device()) GTEST_SKIP() << "skipped: no CUDA device (POLYAD_TEST_DEVICE names none)";
+        if (!std::filesystem::exists(model_)) GTEST_SKIP() << "skipped: no fixture at " << model_;
     }
 
     /// A request's code and, where it worked, its answer.

@@ -4,6 +4,7 @@
 // "cuda:1").
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
 #include <unistd.h>
 
 #include <cmath>
@@ -11,6 +12,7 @@
 
 #include "backbone/device.h"
 #include "device/test_device.h"
+#include "routing/clusters.h"
 #include "serving/generate.h"
 #include "serving/score.h"
 #include "tiny_encoder_decoder.h"
@@ -80,6 +82,10 @@ std::vector<Case> cases() {
         {"mor1e", {{"method", "mor1e"}}},
         {"task_moe_lora", {{"method", "task_moe"}, {"expert_kind", "lora"}}},
         {"pemt_source", {{"method", "pemt_source"}}},
+        {"lora_set", {{"method", "lora_set"}}},
+        {"lora_set_two_ranks",
+         {{"method", "lora_set"},
+          {"adapters", {{{"name", "one"}, {"rank", 3}}, {{"name", "two"}, {"rank", 5}}}}}},
     };
 }
 
@@ -158,19 +164,23 @@ void check(const Models& models, const Json& config) {
         EXPECT_LT(distance(logits(*on_cpu, task), logits(*there, task)), 0.3)
             << "trained apart, task " << task;
 
-    // The same bundle has to give the same numbers on both devices.
-    const auto trained = there->save_to_memory();
-    const Bytes bundle = Bytes::copy_of(trained, "bundle");
-    const auto here = Skillset::load(models.cpu, bundle);
-    const auto again = Skillset::load(models.device, bundle);
-    EXPECT_EQ(largest_difference(*here, *there, where), 0.0) << where;
-    EXPECT_EQ(again->save_to_memory(), trained);
-    for (int task = 0; task < 2; ++task) {
-        EXPECT_LT(distance(logits(*here, task), logits(*again, task)), close) << "task " << task;
-        EXPECT_EQ(answer(here, task), answer(again, task)) << "task " << task;
-        EXPECT_LT(distance(here->method().task_weights(task), again->method().task_weights(task)), 1e-4);
+    // The same bundle has to give the same numbers on both devices, whichever trained it.
+    for (const Skillset* source : {on_cpu.get(), there.get()}) {
+        SCOPED_TRACE(source == there.get() ? "trained on the device" : "trained on the CPU");
+        const auto trained = source->save_to_memory();
+        const Bytes bundle = Bytes::copy_of(trained, "bundle");
+        const auto here = Skillset::load(models.cpu, bundle);
+        const auto again = Skillset::load(models.device, bundle);
+        EXPECT_EQ(largest_difference(*here, *source, where), 0.0) << where;
+        EXPECT_EQ(largest_difference(*again, *source, where), 0.0) << where;
+        EXPECT_EQ(again->save_to_memory(), trained);
+        for (int task = 0; task < 2; ++task) {
+            EXPECT_LT(distance(logits(*here, task), logits(*again, task)), close) << "task " << task;
+            EXPECT_EQ(answer(here, task), answer(again, task)) << "task " << task;
+            EXPECT_LT(distance(here->method().task_weights(task), again->method().task_weights(task)), 1e-4);
+        }
+        EXPECT_EQ(largest_difference(*again->snapshot(), *again, where), 0.0) << where;
     }
-    EXPECT_EQ(largest_difference(*again->snapshot(), *again, where), 0.0) << where;
 }
 
 class DeviceMethods : public testing::Test {
@@ -249,6 +259,20 @@ TEST_F(DeviceMethods, AResumedRunGoesOnAsItWas) {
     std::string where;
     EXPECT_LT(largest_difference(*whole, *rest, where), 1e-4) << where;
     std::filesystem::remove(path);
+}
+
+TEST_F(DeviceMethods, ClustersAreFoundWhereTheEncoderLies) {
+    for (const bool spherical : {false, true}) {
+        at::Tensor points = at::empty({90, 16});  // around nine axes
+        Generator random(4);
+        for (int64_t i = 0; i < points.numel(); ++i)
+            points.data_ptr<float>()[i] =
+                static_cast<float>((i % 16 == i / 16 % 9 ? 1.0 : 0.0) + 0.03 * random.normal());
+        Generator one(6), other(6);
+        const at::Tensor here = find_centroids(points, 9, spherical, one),
+                         there = find_centroids(points, 9, spherical, other, test_device(device_name()));
+        EXPECT_LT((here - there).abs().max().item<double>(), 1e-6) << spherical;
+    }
 }
 
 TEST_F(DeviceMethods, RowsOfAMixedBatchEqualTheSameRowsAlone) {
