@@ -3,6 +3,7 @@
 
 #include <ATen/Context.h>
 #include <c10/core/AllocatorConfig.h>
+#include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <dlfcn.h>
 
@@ -69,7 +70,8 @@ class Cuda {
         const std::lock_guard lock(mutex_);
         if (ready_.load(std::memory_order_relaxed)) return;
         open_torch(share_);
-        register_kernels(at::kCUDA, &Cuda::ops);
+        register_kernels(at::kCUDA, &Cuda::ops, ours.take_error);
+        ours.set_reclaim(&give_back_cached);
         register_recorder(at::kCUDA,
                           [](at::Device device) { return make_cuda_recorder(*instance().opened(), device); });
         ready_.store(&ours, std::memory_order_release);
@@ -94,6 +96,15 @@ class Cuda {
         library.set_stream(device.index(),
                            c10::impl::VirtualGuardImpl(at::kCUDA).getStream(device).native_handle());
         return *library.ops;
+    }
+
+    /// What LibTorch's allocator only keeps for later goes back to the device. No harm when it cannot.
+    static void give_back_cached(int) {
+        try {
+            if (auto* allocator = dynamic_cast<c10::DeviceAllocator*>(c10::GetAllocator(at::kCUDA)))
+                allocator->emptyCache();
+        } catch (const std::exception&) {  // another stream is being captured
+        }
     }
 
     void open_library() {
@@ -201,16 +212,6 @@ at::Device open_device(const std::string& name, uint64_t memory_budget) {
     return {at::kCUDA, static_cast<at::DeviceIndex>(index)};
 }
 
-void check_device_precision(at::Device device, at::ScalarType dtype) {
-    constexpr int32_t first_with_bf16 = 8;
-    if (!device.is_cuda() || dtype != at::kBFloat16) return;
-    const kernels::CudaDevice info = describe(Cuda::instance().library(), device.index());
-    if (info.major < first_with_bf16)
-        fail(Code::unsupported, "precision: ", info.name, " (compute capability ", info.major, ".",
-             info.minor, ") does not multiply bfloat16, which needs ", first_with_bf16,
-             ".0; allowed there: fp32");
-}
-
 Json list_devices() {
     Json devices = Json::array({Json{{"name", "cpu"}, {"usable", true}}});
     Json out = {{"cuda", nullptr}};
@@ -227,7 +228,7 @@ Json list_devices() {
                 device["free"] = info.free;
                 device["compute_capability"] = text(info.major, ".", info.minor);
                 device["multiprocessors"] = info.multiprocessors;
-                device["bf16"] = info.major >= 8;
+                device["bf16"] = true;  // every device that is not refused
             } catch (const Error& error) {
                 device["usable"] = false;
                 device["reason"] = error.what();
@@ -251,15 +252,6 @@ c10::Stream cuda_stream(at::Device device, void* stream) {
     // LibTorch's number of a stream it did not make is the stream's own address.
     return c10::Stream(c10::Stream::UNSAFE, device,
                        static_cast<c10::StreamId>(reinterpret_cast<intptr_t>(stream)));
-}
-
-void check_device(at::Device device) {
-    if (!device.is_cuda()) return;
-    const char* error = Cuda::instance().opened()->take_error();
-    if (!error) return;
-    const std::string message = error;
-    fail(message.find("memory") == std::string::npos ? Code::internal : Code::out_of_memory, "on device ",
-         device.str(), ": ", message);
 }
 
 void note_backward() {

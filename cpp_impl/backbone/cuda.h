@@ -21,9 +21,6 @@ namespace polyad {
 /// be used: no driver or one too old, no CUDA part beside LibTorch, a CUDA library of another version.
 at::Device open_device(const std::string& name, uint64_t memory_budget = 0);
 
-/// Code::unsupported when the device does not compute in `dtype`.
-void check_device_precision(at::Device device, at::ScalarType dtype);
-
 /// {"devices": [{"name": "cpu", "usable"}, {"name": "cuda:0", "usable", "description", "memory", "free",
 /// ...}], "cuda": why there is no CUDA device, or null}. Never opens libtorch_cuda.so.
 Json list_devices();
@@ -33,8 +30,6 @@ const kernels::CudaOps* cuda_ops(at::Device device);
 
 /// LibTorch's stream for a cudaStream_t of the host's.
 c10::Stream cuda_stream(at::Device device, void* stream);
-/// Throws what a kernel queued by this thread since the last call could not do, if anything.
-void check_device(at::Device device);
 
 /// LibTorch decides at a process's first backward pass whether it has CUDA. Told here, so that asking for a
 /// device later gets a clear error.

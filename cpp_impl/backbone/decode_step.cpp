@@ -7,6 +7,7 @@
 #include <cstring>
 #include <utility>
 
+#include "backbone/device.h"
 #include "backbone/kv_cache.h"
 #include "base/error.h"
 
@@ -39,7 +40,7 @@ DecodeStep::DecodeStep(std::shared_ptr<const AttentionPlan> plan, const std::vec
     past_ = pages_of(past_lengths, pages_);
     const int64_t of_rows = entries(rows * 4), of_pages = entries(rows * pages_ * 8);
     twin_ = at::zeros({4 * of_rows + of_pages}, at::TensorOptions().dtype(at::kInt).device(device));
-    host_ = at::zeros({twin_.numel()}, at::TensorOptions().dtype(at::kInt));
+    host_.resize(static_cast<size_t>(twin_.numel()));
     tokens_ = twin_.narrow(0, 0, rows);
     int64_t end = of_rows;
     position_ = bind(plan_->position, end);
@@ -70,7 +71,7 @@ void DecodeStep::set(const std::vector<int32_t>& tokens, const DecoderCache& cac
                      const std::vector<int>& slots) {
     const auto rows = static_cast<size_t>(this->rows());
     POLYAD_CHECK(tokens.size() == rows && slots.size() == rows);
-    auto* host = host_.mutable_data_ptr<int32_t>();
+    int32_t* const host = host_.data();
     std::memcpy(host, tokens.data(), rows * 4);
     for (size_t b = 0; b < rows; ++b) {
         const int32_t length = cache.length(slots[b]);
@@ -86,7 +87,7 @@ void DecodeStep::set(const std::vector<int32_t>& tokens, const DecoderCache& cac
             std::memcpy(to + 2 * p, &address, sizeof address);
         }
     }
-    twin_.copy_(host_);
+    upload(twin_, host, host_.size() * sizeof *host);
 }
 
 }  // namespace polyad

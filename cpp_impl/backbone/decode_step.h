@@ -50,7 +50,8 @@ class DecodeStep {
     std::shared_ptr<const PastRows> past_;
     Recorder& recorder_;
     int keys_, pages_;  ///< per row
-    at::Tensor twin_, host_, tokens_;
+    at::Tensor twin_, tokens_;
+    std::vector<int32_t> host_;  ///< what twin_ is given
     Part position_, key_count_, length_, page_;
 };
 

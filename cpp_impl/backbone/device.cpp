@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "backbone/device.h"
 
+#include <ATen/ops/empty.h>
 #include <ATen/ops/tensor.h>
 #include <c10/core/AutogradState.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
@@ -8,6 +9,7 @@
 
 #include <array>
 #include <atomic>
+#include <cstring>
 
 #include "backbone/cuda.h"
 #include "backbone/device_error.h"
@@ -19,9 +21,25 @@ namespace {
 using OpsOn = const kernels::OpTable& (*)(at::Device);
 constexpr auto types = static_cast<size_t>(at::DeviceType::COMPILE_TIME_MAX_DEVICE_TYPES);
 std::array<std::atomic<OpsOn>, types> registered{};
+std::array<std::atomic<const char* (*)()>, types> errors{};
 
 c10::Stream no_stream() {
     return c10::Stream(c10::Stream::DEFAULT, at::Device(at::kCPU));
+}
+
+/// The calling thread's first error since the last time, or null.
+const char* take_error(at::Device device) {
+    const auto take = errors[static_cast<size_t>(device.type())].load(std::memory_order_acquire);
+    return take ? take() : nullptr;
+}
+
+template <class T>
+at::Tensor make_list(const std::vector<T>& values, at::ScalarType type, at::Device device) {
+    if (device.is_cpu()) return at::tensor(values, type);
+    at::Tensor out =
+        at::empty({static_cast<int64_t>(values.size())}, at::TensorOptions().dtype(type).device(device));
+    upload(out, values.data(), values.size() * sizeof(T));
+    return out;
 }
 
 }  // namespace
@@ -33,8 +51,27 @@ const kernels::OpTable& ops_on(at::Device device) {
     return ops(device);
 }
 
-void register_kernels(at::DeviceType type, const kernels::OpTable& (*ops)(at::Device device)) {
+void register_kernels(at::DeviceType type, const kernels::OpTable& (*ops)(at::Device device),
+                      const char* (*take_error)()) {
+    errors[static_cast<size_t>(type)].store(take_error, std::memory_order_release);
     registered[static_cast<size_t>(type)].store(ops, std::memory_order_release);
+}
+
+Code code_of_device_error(std::string_view message) {
+    const bool full = message.find("out of memory") != std::string_view::npos ||
+                      message.find("out of device memory") != std::string_view::npos;
+    return full ? Code::out_of_memory : Code::internal;
+}
+
+void check_device(at::Device device) {
+    const char* error = take_error(device);
+    if (!error) return;
+    const std::string message = error;
+    fail(code_of_device_error(message), "on device ", device.str(), ": ", message);
+}
+
+void forget_device_errors(at::Device device) noexcept {
+    take_error(device);
 }
 
 at::Tensor on_host(const at::Tensor& tensor) {
@@ -43,12 +80,29 @@ at::Tensor on_host(const at::Tensor& tensor) {
     return out;
 }
 
+at::Tensor device_list(const std::vector<int32_t>& values, at::Device device) {
+    return make_list(values, at::kInt, device);
+}
+
 at::Tensor device_list(const std::vector<int64_t>& values, at::Device device) {
-    return at::tensor(values, at::kLong).to(device);
+    return make_list(values, at::kLong, device);
 }
 
 at::Tensor device_list(const std::vector<float>& values, at::Device device) {
-    return at::tensor(values, at::kFloat).to(device);
+    return make_list(values, at::kFloat, device);
+}
+
+void upload(const at::Tensor& to, const void* from, size_t bytes) {
+    POLYAD_CHECK(to.is_contiguous() && bytes <= to.nbytes());
+    if (bytes == 0) return;
+    if (to.is_cpu())
+        std::memcpy(to.data_ptr(), from, bytes);
+    else
+        ops_of(to).upload(to.data_ptr(), from, static_cast<int64_t>(bytes));
+}
+
+c10::Stream current_stream(at::Device device) {
+    return device.is_cpu() ? no_stream() : c10::impl::VirtualGuardImpl(device.type()).getStream(device);
 }
 
 DeviceScope::DeviceScope(at::Device device, void* stream)
@@ -60,8 +114,13 @@ DeviceScope::DeviceScope(at::Device device, void* stream)
     if (stream) guard.exchangeStream(cuda_stream(device_, stream));
 }
 
+DeviceScope::DeviceScope(const c10::Stream& stream) : DeviceScope(stream.device()) {
+    if (!device_.is_cpu()) c10::impl::VirtualGuardImpl(device_.type()).exchangeStream(stream);
+}
+
 DeviceScope::~DeviceScope() {
     if (device_.is_cpu()) return;
+    if (std::uncaught_exceptions() > exceptions_) forget_device_errors(device_);
     const c10::impl::VirtualGuardImpl guard(device_.type());
     guard.exchangeStream(stream_before_);
     guard.uncheckedSetDevice(before_);

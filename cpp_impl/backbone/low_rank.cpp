@@ -215,6 +215,21 @@ void add_update(Update& update, const at::Tensor& x, const RowBegin& rows, at::T
     add_up(update, rows, y);
 }
 
+/// The same in one kernel and without keeping u, where the device has it and tokens are few (decoding).
+bool add_at_once(const Update& update, const at::Tensor& x, const RowBegin& rows, at::Tensor& y) {
+    constexpr int64_t few = 64;
+    const auto& ops = ops_of(x);
+    const kernels::GateShape& shape = update.shape;
+    if (!ops.low_rank || x.size(0) > few ||
+        std::max(shape.ranks_in, shape.ranks_out) > kernels::low_rank_ranks)
+        return false;
+    const at::Tensor& input = update.input.defined() ? update.input : x;
+    ops.low_rank(float_of(x.scalar_type()), input.data_ptr(), update.a.data_ptr(), update.b.data_ptr(),
+                 update.group_of_row.data(), kernel_rows(rows), x.size(1), y.size(1), shape,
+                 float_or_null(update.gate), static_cast<float>(update.scale), y.data_ptr());
+    return true;
+}
+
 /// The frozen products with biases, and with the updates that are rows' own pairs, of a few tokens through
 /// quantised weights: one kernel call for all branches (decoding). Empty when this is not such a case.
 std::vector<at::Tensor> multiply_packed(const at::Tensor& x, const std::vector<LinearBranch>& branches,
@@ -436,6 +451,7 @@ std::vector<at::Tensor> adapted_linears(const at::Tensor& x, std::vector<LinearB
                     continue;
                 }
                 Update update = prepare(raw, base, branch.weight->rows(), rows);
+                if (!recorded && add_at_once(update, base, rows, y)) continue;
                 add_update(update, base, rows, y);
                 if (recorded) kept.updates.push_back(std::move(update));
             }

@@ -31,7 +31,6 @@ LoadPlan decide(const BackboneOptions& options) {
                           : options.precision == Precision::bf16;
     plan.device = options.device;
     plan.dtype = bf16 ? at::kBFloat16 : at::kFloat;
-    check_device_precision(plan.device, plan.dtype);
     plan.packed = options.weights == WeightStorage::packed;
     return plan;
 }

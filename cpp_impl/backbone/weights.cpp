@@ -169,7 +169,7 @@ at::Tensor FrozenMatrix::rows_of(int64_t begin, int64_t end) const {
 }
 
 at::Tensor FrozenMatrix::gather(const std::vector<int32_t>& rows) const {
-    if (!on_cpu()) return gather_by(device_list(std::vector<int64_t>(rows.begin(), rows.end()), device_));
+    if (!on_cpu()) return gather_by(device_list(rows, device_));
     const auto count = static_cast<int64_t>(rows.size());
     at::Tensor out = at::empty({count, columns_}, at::TensorOptions().dtype(dtype_));
     auto* data = static_cast<std::byte*>(out.data_ptr());

@@ -3,7 +3,6 @@
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/from_blob.h>
 
 #include <algorithm>
 #include <cstring>
@@ -56,7 +55,7 @@ class RecordedPairs final : public Adaptation {
                     now[i * rows_ + b] = lora->at(sites[i]);
                     POLYAD_CHECK(now[i * rows_ + b].rank <= ranks_[i]);
                 }
-        twin_.copy_(at::from_blob(now.data(), {twin_.numel()}, at::TensorOptions().dtype(at::kByte)));
+        upload(twin_, now.data(), bytes());
     }
 
     std::vector<LowRank> at(const Site& site, const at::Tensor&) override {

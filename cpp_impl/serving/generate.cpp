@@ -346,6 +346,7 @@ void GenerationBatch::forward(Routing& routing, const std::vector<GenerationRow*
     } catch (...) {
         for (size_t b = 0; b < rows.size(); ++b)
             if (cache_->length(options.slots[b]) > lengths[b]) cache_->truncate(options.slots[b], lengths[b]);
+        forget_device_errors(backbone_->device());  // the next forward's rows have nothing to do with them
         throw;
     }
     const auto vocab = static_cast<size_t>(logits.size(1));

@@ -72,13 +72,15 @@ void Optimiser::step(double factor, double gradient_scale) {
     const kernels::CudaOps* more = many();
     std::vector<kernels::AdamwTensor> tensors;
     std::vector<at::Tensor> kept;
+    std::vector<Moments*> stepped;
     for (Moments& moments : state_) {
         const at::Tensor gradient = dense_gradient(moments);
         if (!gradient.defined()) continue;
-        ++moments.steps;
+        stepped.push_back(&moments);
         const GroupOptions& group = options_.group(moments.group);
-        const double bias1 = 1.0 - std::pow(options_.beta1, static_cast<double>(moments.steps));
-        const double bias2 = 1.0 - std::pow(options_.beta2, static_cast<double>(moments.steps));
+        const auto steps = static_cast<double>(moments.steps + 1);
+        const double bias1 = 1.0 - std::pow(options_.beta1, steps);
+        const double bias2 = 1.0 - std::pow(options_.beta2, steps);
         if (more) {
             tensors.push_back(
                 {static_cast<float*>(moments.value.data_ptr()), gradient.const_data_ptr<float>(),
@@ -101,6 +103,8 @@ void Optimiser::step(double factor, double gradient_scale) {
         more->adamw_many(tensors.data(), static_cast<int64_t>(tensors.size()),
                          static_cast<float>(options_.beta1), static_cast<float>(options_.beta2),
                          static_cast<float>(options_.epsilon), static_cast<float>(gradient_scale));
+    if (!state_.empty()) check_device(state_.front().value.device());
+    for (Moments* moments : stepped) ++moments->steps;  // a step that could not be queued is none
 }
 
 void Optimiser::clear_gradients() {

@@ -121,8 +121,8 @@ at::Tensor PackedForward::answer_nll(const Backbone& backbone, Adaptation& adapt
     ForwardOptions options;
     options.adaptation = &adaptation;
     options.activation_bytes = activation_bytes;
-    const at::Tensor hidden = backbone.hidden(batch, options);
-    const at::Tensor answers = hidden.index_select(0, device_list(positions, hidden.device()));
+    const at::Tensor chosen = device_list(positions, backbone.device());
+    const at::Tensor answers = backbone.hidden(batch, options).index_select(0, chosen);
     return backbone.token_nll(answers, targets, label_smoothing);
 }
 

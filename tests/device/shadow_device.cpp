@@ -107,7 +107,10 @@ const at::Tensor& resize(const at::Tensor& self, c10::IntArrayRef size, std::opt
 }
 
 at::Tensor copy_from(const at::Tensor& from, const at::Tensor& to, bool) {
-    if (!ours(from) || !ours(to)) shadow_refuse("a copy from or to host memory");
+    if (!ours(from) || !ours(to)) {
+        shadow_refuse("a copy from or to host memory");
+        shadow_waits();
+    }
     shadow_run([from = View(from), to = View(to)] { to.get().copy_(from.get()); });
     return to;
 }
@@ -225,6 +228,7 @@ void run_on_cpu(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
             value = list;
         } else {
             shadow_refuse("an operator whose result goes to the host");
+            shadow_waits();
         }
     }
     // Sizes that depend on values have to be asked for.
@@ -289,7 +293,8 @@ at::Device shadow_device() {
         at::RegisterPrivateUse1HooksInterface(&hooks);
         c10::register_privateuse1_backend("shadow");
         c10::SetAllocator(type, shadow_allocator());
-        register_kernels(type, [](at::Device) -> const kernels::OpTable& { return shadow_ops(); });
+        register_kernels(
+            type, [](at::Device) -> const kernels::OpTable& { return shadow_ops(); }, &take_shadow_error);
         register_recorder(type, &make_shadow_recorder);
         return true;
     }();

@@ -2,6 +2,9 @@
 #include "device/shadow_ops.h"
 
 #include <algorithm>
+#include <cstring>
+#include <mutex>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
@@ -11,6 +14,18 @@ namespace polyad {
 namespace {
 
 using namespace kernels;
+
+std::mutex failure_mutex;
+std::string failure;
+thread_local std::string error, shown_error;
+
+/// True when the kernel is not to run.
+bool fails() {
+    const std::lock_guard lock(failure_mutex);
+    if (failure.empty()) return false;
+    leave_shadow_error(failure);
+    return true;
+}
 
 template <class T>
 T* host(T* address) {
@@ -141,6 +156,12 @@ void low_rank_rows(Float type, const void* x, const RowFactors* of_row, Rows row
 OpTable make() {
     OpTable t{};
     t.isa = "shadow";
+    t.upload = [](void* to, const void* from, int64_t bytes) {
+        shadow_refuse("a copy from host memory");
+        POLYAD_CHECK(reinterpret_cast<uintptr_t>(to) % 16 == 0);
+        shadow_note([] {});
+        std::memcpy(host(to), from, static_cast<size_t>(bytes));
+    };
     t.dequantise = [](Quant type, const void* src, float* dst, int64_t n) {
         shadow_run([=] { cpu().dequantise(type, host(src), host(dst), n); });
     };
@@ -235,6 +256,27 @@ OpTable make() {
         });
     };
     t.low_rank_rows = low_rank_rows;
+    t.low_rank = [](Float type, const void* x, const void* a, const void* b, const int32_t* group, Rows rows,
+                    int64_t d_in, int64_t d_out, const GateShape& shape, const float* gate, float scale,
+                    void* y) {
+        const ShadowRows of(rows);
+        const ShadowArray<int32_t> groups(group, rows.count);
+        shadow_run([=] {
+            const auto begin = of.begin.now(), group_of_row = groups.now();
+            const Rows now{begin.data(), of.count};
+            const auto tokens = static_cast<size_t>(begin.back());
+            std::vector<float> u(tokens * static_cast<size_t>(shape.ranks_in)),
+                v(tokens * static_cast<size_t>(shape.ranks_out));
+            cpu().low_rank_down(type, host(x), host(a), group_of_row.data(), now, d_in, shape.ranks_in,
+                                u.data());
+            if (shape.kind == GateKind::none)
+                v = u;
+            else
+                cpu().gate(shape, now, host(gate), u.data(), v.data());
+            cpu().low_rank_up(type, v.data(), host(b), group_of_row.data(), now, d_out, shape.ranks_out,
+                              scale, host(y));
+        });
+    };
     t.low_rank_up_backward = [](Float type, const void* dy, const float* v, const void* b,
                                 const int32_t* group, Rows rows, int64_t d_out, int64_t rank, float scale,
                                 float* dv, float* db) {
@@ -279,6 +321,7 @@ OpTable make() {
     };
     t.adamw = [](float* p, const float* g, float* m, float* v, int64_t n, float lr, float beta1, float beta2,
                  float eps, float decay, float bias1, float bias2, float scale) {
+        if (fails()) return;
         shadow_run([=] {
             cpu().adamw(host(p), host(g), host(m), host(v), n, lr, beta1, beta2, eps, decay, bias1, bias2,
                         scale);
@@ -292,6 +335,21 @@ OpTable make() {
 }
 
 }  // namespace
+
+void set_shadow_failure(std::string text) {
+    const std::lock_guard lock(failure_mutex);
+    failure = std::move(text);
+}
+
+void leave_shadow_error(const std::string& text) {
+    if (error.empty()) error = text;
+}
+
+const char* take_shadow_error() {
+    if (error.empty()) return nullptr;
+    shown_error = std::exchange(error, {});
+    return shown_error.c_str();
+}
 
 const OpTable& shadow_ops() {
     static const OpTable table = make();

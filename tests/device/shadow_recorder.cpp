@@ -14,6 +14,7 @@ namespace {
 using Tape = std::vector<std::function<void()>>;
 
 std::atomic<bool> refuses{false};
+std::atomic<int64_t> waits{0};
 struct Calls {
     std::mutex mutex;
     std::map<int64_t, int64_t> of_stream;
@@ -117,6 +118,14 @@ int64_t shadow_stream() {
 
 int64_t exchange_shadow_stream(int64_t to) {
     return std::exchange(stream, to);
+}
+
+void shadow_waits() {
+    ++waits;
+}
+
+int64_t take_shadow_waits() {
+    return waits.exchange(0);
 }
 
 std::map<int64_t, int64_t> take_shadow_calls() {

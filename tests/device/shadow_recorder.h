@@ -27,6 +27,9 @@ void shadow_note(std::function<void()> work);
 /// The running thread's stream; 0 = the default one.
 int64_t shadow_stream();
 int64_t exchange_shadow_stream(int64_t to);
+/// Copies between host and device that wait, since the last time, of all threads.
+int64_t take_shadow_waits();
+void shadow_waits();
 /// Calls of operators by stream since the last time, of all threads.
 std::map<int64_t, int64_t> take_shadow_calls();
 

@@ -12,6 +12,7 @@
 #include "backbone/kv_cache.h"
 #include "device/shadow_device.h"
 #include "device/shadow_memory.h"
+#include "device/shadow_ops.h"
 #include "device/shadow_recorder.h"
 #include "serving/engine.h"
 #include "tiny_skillsets.h"
@@ -156,6 +157,39 @@ TEST_F(DeviceMemory, AStepThatFailsIsAsIfItHadNotBegun) {
         EXPECT_TRUE(on_host(left[i].value.detach()).equal(on_host(right[i].value.detach()))) << left[i].name;
 }
 
+TEST_F(DeviceMemory, AnUpdateThatCouldNotBeQueuedIsNoStep) {
+    const Json training = {
+        {"max_steps", 4}, {"batch_size", 3}, {"learning_rate", 0.01}, {"validation_examples", 0}};
+    const auto whole = Skillset::load(model_, bundle_), hampered = Skillset::load(model_, bundle_);
+    Trainer wanted(whole, data_, training), trainer(hampered, data_, training);
+    for (int step = 0; step < 4; ++step) {
+        const Progress want = wanted.step();
+        for (const auto& [text, code] :
+             {std::pair("adamw_many: CUDA: out of memory (cudaErrorMemoryAllocation)", Code::out_of_memory),
+              std::pair("adamw_many: CUDA: an illegal memory access was encountered", Code::internal)}) {
+            set_shadow_failure(text);
+            EXPECT_REFUSED(trainer.step(), code, text);
+        }
+        set_shadow_failure("");
+        const Progress got = trainer.step();
+        EXPECT_EQ(got.step, want.step);
+        EXPECT_EQ(got.loss, want.loss);
+    }
+    const auto &left = whole->method().parameters(), &right = hampered->method().parameters();
+    for (size_t i = 0; i < left.size(); ++i)
+        EXPECT_TRUE(on_host(left[i].value.detach()).equal(on_host(right[i].value.detach()))) << left[i].name;
+}
+
+TEST(DeviceErrors, OutOfMemoryIsToldFromOtherFaults) {
+    for (const char* full :
+         {"out of device memory: an operator's scratch memory of 3 MiB is wanted, 1 of 9 MiB are free",
+          "sample: CUDA: out of memory (cudaErrorMemoryAllocation)"})
+        EXPECT_EQ(code_of_device_error(full), Code::out_of_memory) << full;
+    for (const char* other : {"add: CUDA: an illegal memory access was encountered (cudaErrorIllegalAddress)",
+                              "a kernel needs 99 KiB of shared memory, this device has 48 for it"})
+        EXPECT_EQ(code_of_device_error(other), Code::internal) << other;
+}
+
 TEST_F(DeviceMemory, EverythingIsQueuedOnTheStreamThatWasGiven) {
     const int first = 0, second = 0;
     const auto id = [](const int& at) { return static_cast<int64_t>(reinterpret_cast<intptr_t>(&at)); };
@@ -164,9 +198,12 @@ TEST_F(DeviceMemory, EverythingIsQueuedOnTheStreamThatWasGiven) {
         Trainer trainer(skills, data_, {{"max_steps", 2}, {"batch_size", 2}, {"validation_examples", 1}});
         while (!trainer.step().done) {
         }
-        Engine engine(model_);
+        EngineOptions options;
+        options.merge_hot_task = true;
+        Engine engine(model_, options);
         engine.publish("words", *skills);
-        EXPECT_EQ(answer(engine, ask("up", 5, 10)).size(), 10u);
+        // Long enough for the task to be merged into the weights beside the steps.
+        EXPECT_EQ(answer(engine, ask("up", 5, 110)).size(), 110u);
         EXPECT_GT(engine.stats().at("graph_steps"), 0);
     };
     take_shadow_calls();
