@@ -197,11 +197,11 @@ int run(const Options& o) {
         double forward_time = 0, backward_time = 0;
         loss = 0;
         computed = 0;
-        const int64_t budget = activation_budget(*backbone, o.activation_mib);
-        for (const auto& part : parts_within(*backbone, method, rows, o.share, budget)) {  // as the trainer
+        const ForwardPlan plan = plan_forwards(*backbone, method, rows, o.share, o.activation_mib << 20);
+        for (const auto& part : plan.parts) {  // as the trainer
             const auto start = Clock::now();
             PackedForward forward(*backbone, method, part, Mode::train, &noise, o.share);
-            forward.activation_bytes = o.activation_mib << 20;
+            forward.activation_bytes = plan.activation_bytes;
             const auto adaptation = method.adapt(forward.route);
             at::Tensor objective =
                 forward.answer_nll(*backbone, *adaptation, 0.0).sum() / static_cast<double>(answers);

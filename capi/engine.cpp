@@ -143,7 +143,7 @@ polyad_status* polyad_engine_publish(polyad_engine* engine, const char* name,
             {
                 const Shared hold(skills->use,
                                   "skillset");  // a trainer may go on as soon as the copy is made
-                copy = skills->skillset->snapshot();
+                copy = object->engine->snapshot(*skills->skillset);
             }
             object->engine->publish(key, std::move(copy));
         });

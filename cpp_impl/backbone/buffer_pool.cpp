@@ -7,50 +7,70 @@
 #include <sys/mman.h>
 
 #include <algorithm>
-#include <bit>
 #include <map>
 #include <mutex>
 #include <new>
-#include <vector>
+#include <set>
+#include <utility>
 
 #include "backbone/frozen_gemm.h"
+#include "base/huge_pages.h"
 
 namespace polyad {
 namespace {
 
-constexpr int64_t smallest = 64 << 10;  ///< bytes; below, malloc keeps what it was given back
-constexpr int64_t page = 4096;
+constexpr int64_t smallest = 16 << 10;  ///< bytes; below, malloc keeps what it was given back
+constexpr int64_t page = 4096, huge_page = int64_t{2} << 20;
+constexpr int64_t chunk = int64_t{64} << 20;  ///< address space taken at a time; memory only as it is written
 
+int64_t round_up(int64_t bytes, int64_t to) {
+    return (bytes + to - 1) / to * to;
+}
+
+/// Best fit, the rest of a block stays free, free neighbours are joined again: whatever sizes a step's buffers have,
+/// they fall into pages that are there. Free blocks with memory and those that are address space only lie apart.
 class Pool {
   public:
-    /// At least `bytes`; returns the size to give back with.
-    void* take(int64_t bytes, int64_t& size) {
-        size = rounded(bytes);
+    void* take(int64_t bytes) {
+        const int64_t size = round_up(bytes, page);
         const std::lock_guard lock(mutex_);
-        void* out = take_idle(size);
-        if (!out) {
-            while (live_ + idle_ + size > peak_ && idle_ > 0) drop(std::prev(idle_of_size_.end()));
-            // Not from malloc: between small blocks that live longer, buffers of changing sizes leave holes.
-            out = ::mmap(nullptr, static_cast<size_t>(size), PROT_READ | PROT_WRITE,
-                         MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-            if (out == MAP_FAILED) throw std::bad_alloc();
-            ++taken_;
+        bool resident = true;
+        auto found = of_size_[true].lower_bound({size, 0});
+        if (found == of_size_[true].end()) {
+            resident = false;
+            found = of_size_[false].lower_bound({size, 0});
+            if (found == of_size_[false].end()) found = grow(size);
         }
+        const auto [block, at] = *found;
+        remove(at);
+        if (size < block) insert(at + static_cast<uintptr_t>(size), block - size, resident);
         live_ += size;
         peak_ = std::max(peak_, live_);
-        return out;
+        if (resident) {
+            idle_ -= size;
+        } else {
+            taken_ += size;
+            while (live_ + idle_ > peak_ + peak_ / 8 && idle_ > 0) give_back(live_ + idle_ - peak_ - peak_ / 8);
+        }
+        return reinterpret_cast<void*>(at);
     }
 
-    void give(void* buffer, int64_t size) {
+    void give(void* buffer, int64_t bytes) {
+        const int64_t size = round_up(bytes, page);
         const std::lock_guard lock(mutex_);
         live_ -= size;
         idle_ += size;
-        idle_of_size_[size].push_back(buffer);
+        insert(reinterpret_cast<uintptr_t>(buffer), size, true);
     }
 
     void release() {
         const std::lock_guard lock(mutex_);
-        while (idle_ > 0) drop(idle_of_size_.begin());
+        for (const auto& [at, block] : free_)
+            ::munmap(reinterpret_cast<void*>(at), static_cast<size_t>(block.size));
+        free_.clear();
+        of_size_[false].clear();
+        of_size_[true].clear();
+        idle_ = 0;
         peak_ = live_;
     }
 
@@ -60,36 +80,70 @@ class Pool {
     }
 
   private:
-    using Idle = std::map<int64_t, std::vector<void*>>;
+    struct Block {
+        int64_t size;
+        bool resident;  ///< backed by memory
+    };
+    using OfSize = std::set<std::pair<int64_t, uintptr_t>>;
 
-    /// 32 sizes between two powers of two: batches of nearly the same length use the same buffers.
-    static int64_t rounded(int64_t bytes) {
-        const auto whole = static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(bytes)));
-        const int64_t step = std::max(whole / 32, page);
-        return (bytes + step - 1) / step * step;
+    /// A free block, joined with its neighbours of the same kind.
+    void insert(uintptr_t at, int64_t size, bool resident) {
+        const auto next = free_.lower_bound(at);
+        if (next != free_.begin()) {
+            const auto [before, block] = *std::prev(next);
+            if (before + static_cast<uintptr_t>(block.size) == at && block.resident == resident) {
+                remove(before);
+                at = before;
+                size += block.size;
+            }
+        }
+        const auto after = free_.find(at + static_cast<uintptr_t>(size));
+        if (after != free_.end() && after->second.resident == resident) {
+            size += after->second.size;
+            remove(after->first);
+        }
+        free_.emplace(at, Block{size, resident});
+        of_size_[resident].emplace(size, at);
     }
 
-    /// One of this size or, as it would be wasted otherwise, of one a little larger.
-    void* take_idle(int64_t& size) {
-        const auto found = idle_of_size_.lower_bound(size);
-        if (found == idle_of_size_.end() || found->first > size + size / 4) return nullptr;
-        size = found->first;
-        void* out = found->second.back();
-        found->second.pop_back();
-        if (found->second.empty()) idle_of_size_.erase(found);
-        idle_ -= size;
-        return out;
+    void remove(uintptr_t at) {
+        const auto place = free_.find(at);
+        of_size_[place->second.resident].erase({place->second.size, at});
+        free_.erase(place);
     }
 
-    void drop(Idle::iterator place) {
-        ::munmap(place->second.back(), static_cast<size_t>(place->first));
-        place->second.pop_back();
-        idle_ -= place->first;
-        if (place->second.empty()) idle_of_size_.erase(place);
+    OfSize::iterator grow(int64_t size) {
+        const int64_t space = round_up(size, chunk), with_room = space + huge_page;
+        // Not from malloc: between small blocks that live longer, buffers of changing sizes leave holes.
+        void* const memory = ::mmap(nullptr, static_cast<size_t>(with_room), PROT_READ | PROT_WRITE,
+                                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (memory == MAP_FAILED) throw std::bad_alloc();
+        const auto begin = reinterpret_cast<uintptr_t>(memory);
+        const auto at = static_cast<uintptr_t>(round_up(static_cast<int64_t>(begin), huge_page));
+        const uintptr_t end = at + static_cast<uintptr_t>(space);
+        if (at > begin) ::munmap(memory, at - begin);
+        if (const uintptr_t rest = begin + static_cast<uintptr_t>(with_room) - end)
+            ::munmap(reinterpret_cast<void*>(end), rest);
+        prefer_huge_pages(reinterpret_cast<void*>(at), space);
+        insert(at, space, false);
+        return of_size_[false].lower_bound({size, 0});
+    }
+
+    /// At least `bytes` of the largest free block's memory, or all of it.
+    void give_back(int64_t bytes) {
+        const auto [size, at] = *of_size_[true].rbegin();
+        const int64_t part = std::min(size, round_up(bytes, page));
+        const uintptr_t from = at + static_cast<uintptr_t>(size - part);
+        ::madvise(reinterpret_cast<void*>(from), static_cast<size_t>(part), MADV_DONTNEED);
+        remove(at);
+        if (part < size) insert(at, size - part, true);
+        insert(from, part, false);
+        idle_ -= part;
     }
 
     std::mutex mutex_;
-    Idle idle_of_size_;
+    std::map<uintptr_t, Block> free_;  ///< by address
+    OfSize of_size_[2];                ///< the same by size, [resident]
     int64_t live_ = 0, idle_ = 0, peak_ = 0, taken_ = 0;
 };
 
@@ -101,10 +155,8 @@ Pool& pool() {
 at::Tensor plain_buffer(at::IntArrayRef sizes, const at::TensorOptions& options) {
     const int64_t bytes = c10::multiply_integers(sizes) * static_cast<int64_t>(options.dtype().itemsize());
     if (bytes < smallest || !options.device().is_cpu()) return at::empty(sizes, options);
-    int64_t size = 0;
-    void* data = pool().take(bytes, size);
     return at::from_blob(
-        data, sizes, [size](void* buffer) { pool().give(buffer, size); }, options);
+        pool().take(bytes), sizes, [bytes](void* buffer) { pool().give(buffer, bytes); }, options);
 }
 
 }  // namespace

@@ -19,7 +19,7 @@ at::Tensor new_zeros(at::IntArrayRef sizes, const at::TensorOptions& options);
 
 struct BufferUse {
     int64_t live_bytes, idle_bytes;  ///< handed out; waiting
-    int64_t taken_from_system;       ///< buffers so far that the pool did not have
+    int64_t taken_from_system;       ///< bytes so far that the pool did not have
 };
 BufferUse buffer_use();
 

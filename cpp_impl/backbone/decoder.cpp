@@ -105,10 +105,18 @@ void Decoder::check_shared(const Batch& batch, const ForwardOptions& options) co
              options.cache ? "with a cache" : "on this device");
 }
 
+int64_t Decoder::wide_bytes(int64_t tokens) const {
+    return 2 * config_.ffn * static_cast<int64_t>(at::elementSize(dtype_)) * tokens;
+}
+
+int64_t Decoder::spared_bytes(int64_t tokens) const {
+    return config_.layers * 2 / 3 * wide_bytes(tokens);
+}
+
 int64_t Decoder::layers_made_again(int64_t tokens, int64_t activation_bytes) const {
     if (activation_bytes <= 0) return 0;
     const auto element = static_cast<int64_t>(at::elementSize(dtype_));
-    const int64_t wide = 2 * config_.ffn * element * tokens;
+    const int64_t wide = wide_bytes(tokens);
     // Both sums of the residual stream, q, k, v and the attention's output.
     const int64_t rest =
         (2 * config_.width + 2 * config_.q_width() + 2 * config_.kv_width()) * element * tokens;

@@ -30,6 +30,7 @@ class Decoder final : public Backbone {
     at::Tensor frozen_product(const std::string& path, const at::Tensor& x) const override;
     const std::shared_ptr<const Tokenizer>& tokenizer() const override { return tokenizer_; }
     bool shares_beginnings() const override;
+    int64_t spared_bytes(int64_t tokens) const override;
     at::ScalarType compute_dtype() const override { return dtype_; }
     at::Device device() const override { return device_; }
     at::Tensor embed(const std::vector<int32_t>& tokens) const override;
@@ -75,6 +76,8 @@ class Decoder final : public Backbone {
     /// Room in the cache for every row's new tokens.
     void make_room(const Pass& pass) const;
     void check_shared(const Batch& batch, const ForwardOptions& options) const;
+    /// Of one layer's gate and up.
+    int64_t wide_bytes(int64_t tokens) const;
     /// Layers that make gate and up again in the backward pass, counted from the first.
     int64_t layers_made_again(int64_t tokens, int64_t activation_bytes) const;
     /// `past`: [rows] tokens in the cache; null = none.

@@ -344,12 +344,15 @@ void Skillset::save(const std::filesystem::path& path) const {
     write_file_atomically(path, std::string_view(save_to_memory()));
 }
 
-std::shared_ptr<Skillset> Skillset::snapshot() const {
+std::shared_ptr<Skillset> Skillset::snapshot(const std::function<void()>& rest) const {
     std::shared_ptr<Skillset> copy = build(backbone_, tasks_, config(), Fill::uninitialised);
     const std::vector<Parameter>& from = method_->parameters();
     std::vector<Parameter>& to = copy->method_->parameters();
     POLYAD_CHECK(from.size() == to.size());
-    for (size_t i = 0; i < from.size(); ++i) to[i].value.detach().copy_(from[i].value.detach());
+    for (size_t i = 0; i < from.size(); ++i) {
+        to[i].value.detach().copy_(from[i].value.detach());
+        if (rest) rest();
+    }
     copy->method_->parameters_changed();
     copy->intuition_ = intuition_;
     copy->metadata_ = metadata_;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -46,7 +47,8 @@ class Skillset {
     void save(const std::filesystem::path& path) const;
     std::string save_to_memory() const;
     /// A copy that later training of this one does not touch; values are copied, the backbone is shared.
-    std::shared_ptr<Skillset> snapshot() const;
+    /// `rest` (may be empty) is called between its parts.
+    std::shared_ptr<Skillset> snapshot(const std::function<void()>& rest = {}) const;
 
     const std::shared_ptr<const Backbone>& backbone() const { return backbone_; }
     Method& method() const { return *method_; }

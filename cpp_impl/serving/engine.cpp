@@ -58,9 +58,9 @@ Engine::Engine(std::shared_ptr<const Backbone> backbone, const EngineOptions& op
 }
 
 Engine::~Engine() {
-    const auto end = [](const Item& request) {
+    const auto end = [&](const Item& request) {
         request->cancel();
-        request->row_.reset();
+        let_go(request);
     };
     waiting_.for_each(end);
     std::for_each(running_.begin(), running_.end(), end);
@@ -72,7 +72,12 @@ int64_t Engine::cache_limit() const {
 }
 
 void Engine::publish(const std::string& name, const Skillset& skillset) {
-    publish(name, std::shared_ptr<const Skillset>(skillset.snapshot()));
+    publish(name, snapshot(skillset));
+}
+
+std::shared_ptr<const Skillset> Engine::snapshot(const Skillset& skillset) const {
+    Pace pace(running_count_);
+    return skillset.snapshot([&] { pace.rest(); });
 }
 
 void Engine::publish(const std::string& name, std::shared_ptr<const Skillset> skillset) {
@@ -82,8 +87,11 @@ void Engine::publish(const std::string& name, std::shared_ptr<const Skillset> sk
         fail(Code::backbone_mismatch, "skillset '", name, "' was made for backbone '", theirs.name,
              "', the engine serves '", backbone_->info().name, "'");
     const int64_t budget = options_.memory_budget;
+    Pace pace(running_count_);
     const auto served = std::make_shared<ServedSkillset>(
-        std::move(skillset), budget > 0 ? std::min(most_resident_bytes, budget / 2) : most_resident_bytes);
+        std::move(skillset), budget > 0 ? std::min(most_resident_bytes, budget / 2) : most_resident_bytes,
+        [&] { pace.rest(); });
+    disposal_.settle();  // what is being freed counts no more
     std::shared_ptr<const ServedSkillset> replaced;  // freed outside the lock
     const std::lock_guard lock(mutex_);
     const int64_t largest = needs_.empty() ? 0 : *needs_.rbegin();
@@ -198,6 +206,13 @@ std::shared_ptr<Request> Engine::submit(const RequestOptions& options) {
     return request;
 }
 
+void Engine::let_go(const Item& request) {
+    if (!request->row_) return;
+    std::shared_ptr<const ServedSkillset> served = std::move(request->row_->input.served);
+    request->row_.reset();
+    disposal_.drop(std::move(served));
+}
+
 void Engine::count_end(const Item& request) {
     needs_.erase(needs_.find(request->bytes_needed_));
     switch (request->state()) {
@@ -239,8 +254,7 @@ void Engine::drop_ended() {
             if (i < ran) running_needs_ -= over[i]->bytes_needed_;
         }
     }
-    for (const Item& request : over)
-        request->row_.reset();  // perhaps the last to hold a skillset: not under the lock
+    for (const Item& request : over) let_go(request);
 }
 
 void Engine::drop_old_prefixes() {
@@ -364,7 +378,7 @@ void Engine::admit() {
                 const std::lock_guard lock(mutex_);
                 count_end(request);
             }
-            request->row_.reset();
+            let_go(request);
             continue;
         }
         const std::lock_guard lock(mutex_);
@@ -402,7 +416,7 @@ void Engine::deliver(const Item& request) {
         running_needs_ -= request->bytes_needed_;
         count_end(request);  // as cancelled or expired when that came first
     }
-    request->row_.reset();  // perhaps the last to hold a skillset: not under the lock
+    let_go(request);
 }
 
 int Engine::step() {
@@ -437,10 +451,11 @@ int Engine::step() {
     running_count_ = static_cast<int>(running_.size());
     cache_bytes_ = batch_.paged() ? batch_.cache_bytes() : running_needs_;
     prefix_bytes_ = batch_.prefix_bytes();
-    return running_count_ + static_cast<int>(waiting_.size());
+    return running_count_.load() + static_cast<int>(waiting_.size());
 }
 
 Json Engine::stats() const {
+    disposal_.settle();
     const std::lock_guard lock(mutex_);
     Json skillsets = Json::object();
     for (const auto& [name, entry] : published_)
@@ -450,7 +465,7 @@ Json Engine::stats() const {
     const double seconds = counters_.busy_seconds;
     return {{"skillsets", std::move(skillsets)},
             {"waiting", waiting_.size()},
-            {"running", running_count_},
+            {"running", running_count_.load()},
             {"steps", counters_.steps},
             {"graph_steps", counters_.graph_steps},
             {"finished", counters_.finished},

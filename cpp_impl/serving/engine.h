@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "base/config.h"
+#include "serving/beside_steps.h"
 #include "serving/generate.h"
 #include "serving/merged_task.h"
 #include "serving/request.h"
@@ -45,6 +46,8 @@ class Engine {
     void publish(const std::string& name, const Skillset& skillset);
     /// Without a copy: the caller promises not to change it any more. Any thread.
     void publish(const std::string& name, std::shared_ptr<const Skillset> skillset);
+    /// The copy that publish makes, without holding up running steps. Any thread.
+    std::shared_ptr<const Skillset> snapshot(const Skillset& skillset) const;
     /// New requests no longer find it. Code::not_found. Any thread.
     void retire(const std::string& name);
 
@@ -87,6 +90,8 @@ class Engine {
     void admit();
     bool admit_one(const Item& request);
     void deliver(const Item& request);
+    /// Drops a request's row; not under the lock. What only it held of a skillset is freed elsewhere.
+    void let_go(const Item& request);
     /// A request is over: its row and what it holds go. With mutex_ held.
     void count_end(const Item& request);
 
@@ -94,6 +99,8 @@ class Engine {
     EngineOptions options_;
     int64_t whole_cache_ = 0;  ///< bytes of max_batch rows of max_context tokens
     std::shared_ptr<std::atomic<int64_t>> skill_bytes_ = std::make_shared<std::atomic<int64_t>>(0);
+    std::atomic<int> running_count_{0};
+    mutable Disposal disposal_;
 
     // The stepping thread's.
     GenerationBatch batch_;
@@ -107,7 +114,6 @@ class Engine {
     std::map<std::string, int64_t> versions_;  ///< survive retire, so that numbers never repeat
     RequestQueue<Item> waiting_;
     std::multiset<int64_t> needs_;  ///< bytes_needed_ of every request under way
-    int running_count_ = 0;
     int64_t running_needs_ = 0;  ///< of running rows
     int64_t cache_bytes_ = 0, prefix_bytes_ = 0;
     Counters counters_;

@@ -14,12 +14,14 @@ namespace polyad {
 namespace {
 
 /// The tasks' pairs of one site, nullopt when one of them is no plain pair.
-std::optional<std::vector<CollapsedSite>> collapse_all(const Skillset& skillset, int task) {
+std::optional<std::vector<CollapsedSite>> collapse_all(const Skillset& skillset, int task,
+                                                       const std::function<void()>& rest) {
     std::vector<CollapsedSite> out;
     for (const Site& site : skillset.sites()) {
         std::optional<CollapsedSite> pair = skillset.method().collapse(site, task);
         if (!pair) return std::nullopt;
         out.push_back(std::move(*pair));
+        rest();
     }
     return out;
 }
@@ -32,14 +34,15 @@ int64_t aligned(int64_t elements, int64_t size) {
 
 }  // namespace
 
-std::shared_ptr<const ResidentLora> ResidentLora::make(const Skillset& skillset, int task) {
+std::shared_ptr<const ResidentLora> ResidentLora::make(const Skillset& skillset, int task,
+                                                       const std::function<void()>& rest) {
     Method& method = skillset.method();
     if (method.exclusive() || method.prefix_tokens(task) > 0 || (task < 0 && method.needs_task()))
         return nullptr;
     const at::NoGradGuard no_grad;
     std::optional<std::vector<CollapsedSite>> pairs;
     try {
-        pairs = collapse_all(skillset, task);
+        pairs = collapse_all(skillset, task, rest ? rest : [] {});
     } catch (const Error& e) {
         if (e.code() != Code::unknown_task && e.code() != Code::invalid_argument) throw;
     }
@@ -62,6 +65,7 @@ std::shared_ptr<const ResidentLora> ResidentLora::make(const Skillset& skillset,
     };
     for (size_t i = 0; i < pairs->size(); ++i) {
         const CollapsedSite& pair = (*pairs)[i];
+        if (rest) rest();
         const auto rank = static_cast<int32_t>(pair.a.size(0));
         if (rank == 0) continue;
         const void* a = keep(pair.a);
@@ -79,7 +83,8 @@ bool ResidentLora::operator==(const ResidentLora& other) const {
     return memory_.equal(other.memory_);
 }
 
-ServedSkillset::ServedSkillset(std::shared_ptr<const Skillset> skillset, int64_t most_resident_bytes)
+ServedSkillset::ServedSkillset(std::shared_ptr<const Skillset> skillset, int64_t most_resident_bytes,
+                               const std::function<void()>& rest)
     : skillset_(std::move(skillset)) {
     static std::atomic<int64_t> next{1};
     id_ = next++;
@@ -89,7 +94,7 @@ ServedSkillset::ServedSkillset(std::shared_ptr<const Skillset> skillset, int64_t
     int64_t resident = 0;
     bool same = !skillset_->method().needs_task();  // then the tasks usually share one pair
     for (int task = -1; task < tasks; ++task) {
-        std::shared_ptr<const ResidentLora> lora = ResidentLora::make(*skillset_, task);
+        std::shared_ptr<const ResidentLora> lora = ResidentLora::make(*skillset_, task, rest);
         if (lora && same && task >= 0 && loras_[0] && *lora == *loras_[0]) lora = loras_[0];
         if (lora && (loras_.empty() || lora != loras_[0])) {
             resident += lora->bytes();

@@ -22,7 +22,9 @@ class ResidentLora {
   public:
     /// Null when the skillset has no exact plain form of the task (-1 = none named), or needs more than
     /// pairs.
-    static std::shared_ptr<const ResidentLora> make(const Skillset& skillset, int task);
+    /// `rest` is called between sites.
+    static std::shared_ptr<const ResidentLora> make(const Skillset& skillset, int task,
+                                                    const std::function<void()>& rest = {});
 
     /// The pair of a site; a is null where the task changes nothing. Valid as long as this is.
     const kernels::RowFactors& at(const Site& site) const {
@@ -42,8 +44,9 @@ class ServedSkillset {
   public:
     /// `skillset` must not change any more. Makes the resident pairs, unless they would take more than
     /// `most_resident_bytes`: such a skillset mixes its factors as they are asked for. Heavy, and safe beside
-    /// running steps.
-    ServedSkillset(std::shared_ptr<const Skillset> skillset, int64_t most_resident_bytes);
+    /// running steps; `rest` is called between its parts.
+    ServedSkillset(std::shared_ptr<const Skillset> skillset, int64_t most_resident_bytes,
+                   const std::function<void()>& rest = {});
     ~ServedSkillset();
     ServedSkillset(const ServedSkillset&) = delete;
     ServedSkillset& operator=(const ServedSkillset&) = delete;

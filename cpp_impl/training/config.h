@@ -31,7 +31,7 @@ struct TrainingConfig {
     int early_stop_patience = 0;        ///< validations without improvement before stopping; 0 = never
     bool keep_best = true;              ///< end with the weights of the best validation
     bool share_prefixes = true;         ///< compute once what rows of one mixture begin with alike
-    int64_t activation_memory_mib = 0;  ///< of one forward; 0 = as the weights take (activation_budget())
+    int64_t activation_memory_mib = 0;  ///< of one forward; 0 = plan_forwards()'s own
     std::string checkpoint;             ///< file written every checkpoint_every steps
     int64_t checkpoint_every = 0;       ///< steps; 0 = never by itself
     int threads = 0;                    ///< workers of a step, for whoever runs it; 0 = the context's

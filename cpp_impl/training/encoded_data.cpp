@@ -50,6 +50,10 @@ EncodedData::EncodedData(const Skillset& skillset, const Dataset& dataset)
     }
 }
 
+std::string EncodedData::place_of(Split split, const TrainingRow& row) const {
+    return place(dataset_.tasks()[static_cast<size_t>(row.dataset_task)], split, static_cast<size_t>(row.index));
+}
+
 TrainingRow EncodedData::row(Split split, int task_index, int index, int output) {
     const auto t = static_cast<size_t>(task_index), i = static_cast<size_t>(index);
     const Task& task = dataset_.tasks().at(t);
@@ -69,12 +73,6 @@ TrainingRow EncodedData::row(Split split, int task_index, int index, int output)
             encoded->prompt = encode_at(task, split, i, [&] {
                 return skillset_.prompts().prompt(task, example.input, &encoded->truncated);
             });
-            if (encoded->truncated > 0 && !truncation_told_) {
-                truncation_told_ = true;
-                log(LogLevel::warning,
-                    text(place(task, split, i), ": the prompt is ", encoded->truncated,
-                         " tokens too long and loses its beginning; such rows are counted in the progress"));
-            }
             entry.truncated = encoded->truncated;
             cached_tokens_ += static_cast<int64_t>(encoded->prompt.size());
             if (cached_tokens_ <= cache_limit) entry.prompt = encoded->prompt;

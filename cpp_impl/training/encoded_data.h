@@ -30,7 +30,10 @@ class EncodedData {
     /// Both must outlive this.
     EncodedData(const Skillset& skillset, const Dataset& dataset);
 
+    /// One caller at a time.
     TrainingRow row(Split split, int task, int example, int output);
+    /// "task 'x', train example 3 ('id')".
+    std::string place_of(Split split, const TrainingRow& row) const;
 
   private:
     struct Entry {
@@ -45,7 +48,6 @@ class EncodedData {
     std::vector<std::vector<std::vector<std::vector<int32_t>>>> answers_;  ///< train: [task][example][output]
     std::vector<std::vector<Entry>> prompts_;                              ///< train: [task][example]
     int64_t cached_tokens_ = 0;
-    bool truncation_told_ = false;  ///< the first cut prompt is logged, the rest only counted
 };
 
 }  // namespace polyad

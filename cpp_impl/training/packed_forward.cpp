@@ -2,6 +2,7 @@
 #include "training/packed_forward.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "backbone/device.h"
 #include "data/shared_prefix.h"
@@ -36,6 +37,12 @@ int64_t bytes_per_token(const Backbone& backbone) {
     return elements * static_cast<int64_t>(at::elementSize(backbone.compute_dtype()));
 }
 
+int64_t default_budget(const Backbone& backbone) {
+    constexpr int64_t least = int64_t{64} << 20;
+    const auto element = static_cast<int64_t>(at::elementSize(backbone.compute_dtype()));
+    return std::max(least, backbone.info().parameters * element * 3 / 4);
+}
+
 /// How rows share beginnings in a training forward.
 Sharing shared_in(const Backbone& backbone, const Method& method, Mode mode, bool share) {
     return share && backbone.shares_beginnings() ? method.sharing(mode) : Sharing::none;
@@ -43,19 +50,12 @@ Sharing shared_in(const Backbone& backbone, const Method& method, Mode mode, boo
 
 }  // namespace
 
-int64_t activation_budget(const Backbone& backbone, int64_t mib) {
-    constexpr int64_t least = int64_t{64} << 20;
-    if (mib > 0) return mib << 20;
-    return std::max(
-        least, backbone.info().parameters * static_cast<int64_t>(at::elementSize(backbone.compute_dtype())));
-}
-
-std::vector<std::vector<TrainingRow>> parts_within(const Backbone& backbone, const Method& method,
-                                                   const std::vector<TrainingRow>& rows, bool share,
-                                                   int64_t activation_bytes) {
+ForwardPlan plan_forwards(const Backbone& backbone, const Method& method, const std::vector<TrainingRow>& rows,
+                          bool share, int64_t activation_bytes) {
     const bool apart = method.sharing(Mode::train) != Sharing::none ||
                        (method.needs_task() && method.sharing(Mode::eval) != Sharing::none);
-    if (!apart || !backbone.device().is_cpu() || backbone.info().encoder_decoder) return {rows};
+    if (!apart || !backbone.device().is_cpu() || backbone.info().encoder_decoder) return {{rows}, activation_bytes};
+    const int64_t budget = activation_bytes > 0 ? activation_bytes : default_budget(backbone);
     int64_t whole = 0;
     for (const TrainingRow& row : rows) whole += row.tokens();
     int64_t computed = whole;
@@ -68,10 +68,9 @@ std::vector<std::vector<TrainingRow>> parts_within(const Backbone& backbone, con
             return std::pair(mixture[a], rows[a].task) < std::pair(mixture[b], rows[b].task);
         });
     }
-    const int64_t bytes = computed * bytes_per_token(backbone);
-    const int64_t count = std::min<int64_t>((bytes + activation_bytes - 1) / activation_bytes,
-                                            static_cast<int64_t>(rows.size()));
-    if (count <= 1) return {rows};
+    const int64_t bytes = computed * bytes_per_token(backbone), most = budget + backbone.spared_bytes(computed);
+    if (bytes <= most) return {{rows}, budget};
+    const int64_t count = std::min<int64_t>((bytes + budget - 1) / budget, static_cast<int64_t>(rows.size()));
     std::vector<std::vector<TrainingRow>> parts(static_cast<size_t>(count));
     int64_t before = 0;
     for (const size_t i : order) {  // to the part its middle falls into
@@ -80,7 +79,7 @@ std::vector<std::vector<TrainingRow>> parts_within(const Backbone& backbone, con
         before += rows[i].tokens();
     }
     std::erase_if(parts, [](const auto& part) { return part.empty(); });
-    return parts;
+    return {std::move(parts), budget};
 }
 
 PackedForward::PackedForward(const Backbone& backbone, const Method& method,

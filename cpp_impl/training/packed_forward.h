@@ -13,17 +13,19 @@
 
 namespace polyad {
 
-/// What a forward may keep for its backward pass, bytes: `mib` MiB, or for 0 as much as the backbone's
-/// weights take (at least 64 MiB).
-int64_t activation_budget(const Backbone& backbone, int64_t mib);
+/// How a batch is computed within what may be kept for its backward pass.
+struct ForwardPlan {
+    std::vector<std::vector<TrainingRow>> parts;  ///< one forward each; their gradients add up to the batch's
+    int64_t activation_bytes = 0;                 ///< ForwardOptions::activation_bytes of each
+};
 
-/// The rows in as many parts of about equal length as it takes to keep each forward within
-/// `activation_bytes`; `share` as for PackedForward, rows that share then stay together. A part's gradients
-/// add up to the whole's. One part on devices, for encoder-decoders, and for methods whose rows may see each
-/// other (losses over a batch's tokens).
-std::vector<std::vector<TrainingRow>> parts_within(const Backbone& backbone, const Method& method,
-                                                   const std::vector<TrainingRow>& rows, bool share,
-                                                   int64_t activation_bytes);
+/// `activation_bytes` may be kept, or for 0 three quarters of what the backbone's weights take (at least 64 MiB). A batch that
+/// keeps more makes activations again, and where that would not do or cost too much is computed in parts of whole
+/// rows of about equal length; `share` as for PackedForward, rows that share then stay together. One part on devices,
+/// for encoder-decoders, and for methods whose rows may see each other (losses over a batch's tokens): those make
+/// activations again only where a number is given.
+ForwardPlan plan_forwards(const Backbone& backbone, const Method& method, const std::vector<TrainingRow>& rows,
+                          bool share, int64_t activation_bytes);
 
 struct PackedForward {
     Batch batch;

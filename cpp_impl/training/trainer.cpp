@@ -4,15 +4,18 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/index_select.h>
 #include <ATen/ops/tensor.h>
+#include <omp.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <set>
+#include <system_error>
 #include <utility>
 
 #include "backbone/buffer_pool.h"
 #include "backbone/device.h"
+#include "base/compute_thread.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "evaluation/routing_statistics.h"
@@ -81,11 +84,41 @@ void Trainer::check_cancelled() {
              progress_.total_steps);
 }
 
-Trainer::Rows Trainer::draw_step() {
+Trainer::Rows Trainer::encode(const std::vector<Draw>& draws) {
     Rows rows;
-    for (const Draw& draw : sampler_.next(config_.batch_size * config_.gradient_accumulation))
+    for (const Draw& draw : draws)
         rows.push_back(data_.row(Split::train, draw.task, draw.example, draw.output));
     return rows;
+}
+
+Trainer::Rows Trainer::draw_step() {
+    const std::vector<Draw> draws = sampler_.next(config_.batch_size * config_.gradient_accumulation);
+    Ahead ahead;
+    if (ahead_.valid()) ahead = ahead_.get();
+    // Other draws than expected, after a resume or a failed step, or none because one of its rows is refused:
+    // the refusal is this step's to give.
+    Rows rows = ahead.rows && ahead.draws == draws ? std::move(*ahead.rows) : encode(draws);
+    if (progress_.step + 1 < progress_.total_steps) encode_ahead();
+    return rows;
+}
+
+void Trainer::encode_ahead() {
+    const auto work = [this, sampler = sampler_, count = config_.batch_size * config_.gradient_accumulation]() mutable {
+        work_in_background();
+        omp_set_num_threads(1);  // of a sentence encoder
+        Ahead ahead;
+        try {
+            ahead.draws = sampler.next(count);
+            ahead.rows = encode(ahead.draws);
+        } catch (...) {
+            ahead.rows.reset();
+        }
+        return ahead;
+    };
+    try {
+        ahead_ = std::async(std::launch::async, work);
+    } catch (const std::system_error&) {  // no more threads: the next step encodes its rows itself
+    }
 }
 
 std::vector<Trainer::Rows> Trainer::split(const Rows& all, int rows) const {
@@ -116,10 +149,11 @@ void Trainer::refuse_number(const std::string& what, const std::vector<int>& dat
         text("step ", progress_.step + 1, ", task ", names));
 }
 
-double Trainer::accumulate(const Rows& rows, double answer_tokens_of_step, double share_of_step) {
+double Trainer::accumulate(const Rows& rows, int64_t activation_bytes, double answer_tokens_of_step,
+                           double share_of_step) {
     Method& method = skillset_->method();
     PackedForward forward(*skillset_->backbone(), method, rows, Mode::train, &noise_, config_.share_prefixes);
-    forward.activation_bytes = config_.activation_memory_mib << 20;
+    forward.activation_bytes = activation_bytes;
     const std::unique_ptr<Adaptation> adaptation = method.adapt(forward.route);
     const at::Tensor nll = forward.answer_nll(*skillset_->backbone(), *adaptation, config_.label_smoothing);
 
@@ -153,17 +187,24 @@ void Trainer::compute_step(Progress& next, int64_t& tokens) {
     for (const TrainingRow& row : rows) {
         answer_tokens += static_cast<int64_t>(row.example->answer.size());
         tokens += row.tokens();
-        next.truncated_rows += row.example->truncated > 0;
+        if (row.example->truncated == 0) continue;
+        ++next.truncated_rows;
+        if (!std::exchange(truncation_told_, true))
+            log(LogLevel::warning,
+                text(data_.place_of(Split::train, row), ": the prompt is ", row.example->truncated,
+                     " tokens too long and loses its beginning; such rows are counted in the progress"));
     }
     double sum = 0.0;
     const Backbone& backbone = *skillset_->backbone();
-    for (const Rows& batch : split(rows, config_.batch_size))
-        for (const Rows& part : parts_within(backbone, skillset_->method(), batch, config_.share_prefixes,
-                                             activation_budget(backbone, config_.activation_memory_mib))) {
+    for (const Rows& batch : split(rows, config_.batch_size)) {
+        const ForwardPlan plan = plan_forwards(backbone, skillset_->method(), batch, config_.share_prefixes,
+                                               config_.activation_memory_mib << 20);
+        for (const Rows& part : plan.parts) {
             check_cancelled();
-            sum += accumulate(part, static_cast<double>(answer_tokens),
+            sum += accumulate(part, plan.activation_bytes, static_cast<double>(answer_tokens),
                               static_cast<double>(part.size()) / static_cast<double>(rows.size()));
         }
+    }
     next.loss = sum / static_cast<double>(answer_tokens);
     next.gradient_norm = optimiser_.gradient_norm();
     if (!std::isfinite(next.gradient_norm)) {

@@ -6,8 +6,10 @@
 #include <atomic>
 #include <deque>
 #include <filesystem>
+#include <future>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -83,17 +85,24 @@ class Trainer {
         double loss;
     };
     using Rows = std::vector<TrainingRow>;
+    struct Ahead {
+        std::vector<Draw> draws;
+        std::optional<Rows> rows;  ///< none when one of them is refused
+    };
 
     void check_cancelled();
     void encode_validation();
-    /// The rows of one optimiser step.
+    Rows encode(const std::vector<Draw>& draws);
+    /// The rows of one optimiser step; those of the next are encoded beside it.
     Rows draw_step();
+    void encode_ahead();
     /// Forwards of at most `rows` rows and max_tokens_per_batch tokens.
     std::vector<Rows> split(const Rows& all, int rows) const;
     /// Gradients and loss of one optimiser step; parameters stay. Updates `next`.
     void compute_step(Progress& next, int64_t& tokens);
     /// Adds the gradients of one forward; returns the sum of its negative log likelihoods.
-    double accumulate(const Rows& rows, double answer_tokens_of_step, double share_of_step);
+    double accumulate(const Rows& rows, int64_t activation_bytes, double answer_tokens_of_step,
+                      double share_of_step);
     double mean_validation_loss();
     /// Measures, keeps the best weights, decides about stopping early.
     void validate();
@@ -120,7 +129,9 @@ class Trainer {
     std::vector<StepRecord> history_;
     std::vector<ValidationRecord> validations_;
     std::deque<std::pair<double, int64_t>> recent_;  ///< seconds and tokens of the last steps
+    bool truncation_told_ = false;  ///< the first cut prompt is logged, the rest only counted
     std::atomic<bool> cancelled_{false};
+    std::future<Ahead> ahead_;  ///< the last member: it reads the others, and is waited for when it goes
 };
 
 }  // namespace polyad

@@ -197,7 +197,7 @@ TEST_F(SharedForward, PartsWithinABudgetAddUpToTheWhole) {
         const auto skills = tiny::skillset(config, *tiny::dataset());
         tiny::shake(*skills, 8, 0.05);
         const auto parts_of = [&](int64_t bytes) {
-            return parts_within(*skills->backbone(), skills->method(), all, true, bytes);
+            return plan_forwards(*skills->backbone(), skills->method(), all, true, bytes).parts;
         };
         EXPECT_EQ(parts_of(int64_t{1} << 40).size(), 1u);
         EXPECT_EQ(parts_of(1).size() > 3, splits);
@@ -218,6 +218,23 @@ TEST_F(SharedForward, PartsWithinABudgetAddUpToTheWhole) {
         for (const auto& [name, gradient] : whole.gradients)
             EXPECT_LE((sum.gradients.at(name) - gradient).abs().max().item<double>(), 1e-5 * top) << name;
     }
+}
+
+TEST_F(SharedForward, ALittleTooMuchIsMadeAgainInOneForward) {
+    const auto skills = tiny::skillset({{"method", "lora"}}, *tiny::dataset());
+    const auto plan = [&](int64_t bytes) {
+        return plan_forwards(*skills->backbone(), skills->method(), rows(), true, bytes);
+    };
+    const int64_t enormous = int64_t{1} << 40;
+    int64_t splits = 1;  // the largest power of two that needs parts
+    while (plan(splits * 2).parts.size() > 1) splits *= 2;
+    EXPECT_EQ(plan(splits * 2).activation_bytes, splits * 2);
+    EXPECT_EQ(plan(enormous).parts.size(), 1u);
+    // Parts are within the budget by themselves: none of them makes anything again.
+    const ForwardPlan parts = plan(splits);
+    EXPECT_EQ(parts.activation_bytes, splits);
+    EXPECT_GT(parts.parts.size(), 1u);
+    EXPECT_EQ(run(*skills, parts.parts, true, parts.activation_bytes).loss, run(*skills, parts.parts, true).loss);
 }
 
 TEST_F(SharedForward, BadParentsAreRefused) {
