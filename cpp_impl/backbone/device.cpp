@@ -92,6 +92,14 @@ at::Tensor device_list(const std::vector<float>& values, at::Device device) {
     return make_list(values, at::kFloat, device);
 }
 
+at::Tensor on_device(const at::Tensor& tensor, at::Device device) {
+    if (device.is_cpu() || !tensor.is_cpu()) return tensor.to(device);
+    const at::Tensor from = tensor.contiguous();
+    at::Tensor out = at::empty(from.sizes(), from.options().device(device));
+    upload(out, from.const_data_ptr(), from.nbytes());
+    return out;
+}
+
 void upload(const at::Tensor& to, const void* from, size_t bytes) {
     POLYAD_CHECK(to.is_contiguous() && bytes <= to.nbytes());
     if (bytes == 0) return;

@@ -6,6 +6,8 @@
 
 #include <cmath>
 
+#include "backbone/device.h"
+
 namespace polyad {
 
 at::Tensor dropout_mask(Generator::State start, int64_t rows, int64_t width, double dropout,
@@ -26,7 +28,7 @@ at::Tensor dropout_mask(Generator::State start, int64_t rows, int64_t width, dou
             }
         }
     });
-    return mask.to(device);
+    return on_device(mask, device);
 }
 
 }  // namespace polyad

@@ -23,6 +23,8 @@
 #include "backbone/backbone.h"
 #include "routing/orchmoe.h"
 
+#include "backbone/device.h"
+
 namespace polyad {
 
 bool SharedInput::is(const Site& site, const at::Tensor& x) const {
@@ -187,7 +189,7 @@ at::Tensor OrchAdaptation::noise(const Site& site, const char* name, std::vector
     const bool one = options().model_scope && std::string_view(name) == "u_task";
     named_generator(*seed_, one ? "router.u_task" : site.path + "." + name)
         .fill_uniform(u.mutable_data_ptr<float>(), static_cast<size_t>(u.numel()));
-    return u.to(method_.device());
+    return on_device(u, method_.device());
 }
 
 at::Tensor OrchAdaptation::skill_noise(const Site& site) const {

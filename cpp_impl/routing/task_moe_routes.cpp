@@ -10,6 +10,8 @@
 #include "base/error.h"
 #include "routing/task_moe.h"
 
+#include "backbone/device.h"
+
 namespace polyad {
 namespace {
 
@@ -114,7 +116,7 @@ at::Tensor TaskMoe::uniforms(const RouteInput& input, const std::optional<uint64
             }
         }
     }
-    return u.to(device_);
+    return on_device(u, device_);
 }
 
 at::Tensor TaskMoe::average_routes(int64_t rows) const {
@@ -123,7 +125,7 @@ at::Tensor TaskMoe::average_routes(int64_t rows) const {
         const std::vector<int64_t> experts = allowed(static_cast<size_t>(l));
         for (const int64_t e : experts) weights[l][0][e] = 1.0 / static_cast<double>(experts.size());
     }
-    return weights.to(device_).expand({-1, rows, -1}).contiguous();
+    return on_device(weights, device_).expand({-1, rows, -1}).contiguous();
 }
 
 /// "instance_random": a one-hot of its own for every row and layer of a training batch, one route for all in
@@ -152,7 +154,7 @@ at::Tensor TaskMoe::random_routes(const RouteInput& input, const std::optional<u
             for (size_t k = 0; k < taken; ++k) out[choices[order[k]]] = 1.0f / static_cast<float>(taken);
         }
     }
-    return weights.to(device_);
+    return on_device(weights, device_);
 }
 
 /// With probability `exploration` a row's route in a layer gives way to a random one.
@@ -173,7 +175,8 @@ void TaskMoe::explore(at::Tensor& weights, uint64_t seed) const {
                 for (const int64_t e : choices) out[e] = 1.0f / static_cast<float>(choices.size());
         }
     }
-    weights = at::where(list(marks).to(at::kBool).view({layers(), rows, 1}), instead.to(device_), weights);
+    weights = at::where(list(marks).to(at::kBool).view({layers(), rows, 1}), on_device(instead, device_),
+                        weights);
 }
 
 }  // namespace polyad

@@ -12,6 +12,7 @@
 
 #include <algorithm>
 
+#include "backbone/device.h"
 #include "base/error.h"
 
 namespace polyad {
@@ -195,7 +196,7 @@ at::Tensor TaskRoutedMethod::draw_noise(const RouteInput& input, int64_t groups)
         named_generator(seed, table).fill_uniform(out, each);
         out += each;
     }
-    return u.to(device_);
+    return on_device(u, device_);
 }
 
 std::unique_ptr<Adaptation> TaskRoutedMethod::adapt(const RouteInput& input) {

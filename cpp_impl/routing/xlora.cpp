@@ -26,6 +26,7 @@
 
 #include "backbone/backbone.h"
 #include "base/error.h"
+#include "backbone/device.h"
 #include "routing/method_table.h"
 #include "routing/peft_experts.h"
 #include "routing/site_method.h"
@@ -212,7 +213,7 @@ at::Tensor XLora::scalings(const at::Tensor& states, std::optional<uint64_t> see
         at::Tensor u = at::empty(h.sizes(), at::TensorOptions().dtype(at::kFloat));
         named_generator(*seed, parameters_[weight_[layer]].name)
             .fill_uniform(u.mutable_data_ptr<float>(), static_cast<size_t>(u.numel()));
-        h = h * (u.to(device_) >= options_.dropout).to(at::kFloat) / (1.0 - options_.dropout);
+        h = h * (on_device(u, device_) >= options_.dropout).to(at::kFloat) / (1.0 - options_.dropout);
     }
     const at::Tensor logits = h.view({h.size(0), -1, options_.experts});
     return options_.softmax ? at::softmax(logits / options_.temperature, -1) : logits;
