@@ -151,7 +151,9 @@ typedef struct polyad_context_options {
     int32_t threads; /* worker threads of one call; 0 = what OpenMP would use */
     /* Where what is opened through the context lives and computes: "cpu" (also NULL), "cuda" (= "cuda:0") or "cuda:N". Copied. Since 0.1. */
     const char *device;
-    /* CUDA: most bytes of device memory this process may take, 0 = all there is. The first context on a CUDA device sets it for the process. */
+    /* CUDA: most bytes of each device's memory that LibTorch's allocator may take (weights, skills, caches, activations); 0 = all there is. The
+     * driver's own memory, the kernels' scratch memory (8 MiB a stream at first, and more where an operator needs it) and the host's come on
+     * top. The first context on a CUDA device sets it for the process. */
     uint64_t memory_budget;
     void *stream; /* CUDA: a cudaStream_t of the host's that all work is queued on, in order; NULL = the default stream. Outlives the context. */
 } polyad_context_options;
