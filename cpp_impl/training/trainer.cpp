@@ -2,6 +2,7 @@
 #include "training/trainer.h"
 
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/index_select.h>
 #include <ATen/ops/tensor.h>
 #include <omp.h>
@@ -157,10 +158,16 @@ double Trainer::accumulate(const Rows& rows, int64_t activation_bytes, double an
     const std::unique_ptr<Adaptation> adaptation = method.adapt(forward.route);
     const at::Tensor nll = forward.answer_nll(*skillset_->backbone(), *adaptation, config_.label_smoothing);
 
+    at::Tensor objective = nll.sum().div(answer_tokens_of_step);
+    const at::Tensor extra = method.auxiliary_loss(*adaptation);
+    if (extra.defined()) objective = objective.add(extra.mul(share_of_step));
+
+    // One wait for the device.
+    const at::Tensor values =
+        on_host(extra.defined() ? at::cat({nll.detach(), objective.detach().view({1})}) : nll.detach());
     double sum = 0.0;
     std::vector<int> bad_tasks;
-    const at::Tensor values = on_host(nll.detach());
-    for (int64_t i = 0; i < values.numel(); ++i) {
+    for (int64_t i = 0; i < nll.numel(); ++i) {
         const double value = values.const_data_ptr<float>()[i];
         sum += value;
         if (!std::isfinite(value))
@@ -169,10 +176,7 @@ double Trainer::accumulate(const Rows& rows, int64_t activation_bytes, double an
     }
     if (!bad_tasks.empty()) refuse_number("the loss", bad_tasks);
 
-    at::Tensor objective = nll.sum().div(answer_tokens_of_step);
-    if (const at::Tensor extra = method.auxiliary_loss(*adaptation); extra.defined())
-        objective = objective.add(extra.mul(share_of_step));
-    if (!std::isfinite(objective.item<double>())) {
+    if (extra.defined() && !std::isfinite(values.const_data_ptr<float>()[nll.numel()])) {
         for (const TrainingRow& row : rows) bad_tasks.push_back(row.dataset_task);
         refuse_number("the auxiliary loss", bad_tasks);
     }
@@ -238,6 +242,7 @@ Progress Trainer::step() {
         optimiser_.step(factor, clip_factor(next.gradient_norm, config_.max_grad_norm));
     } catch (...) {
         optimiser_.clear_gradients();
+        forget_device_errors(skillset_->backbone()->device());
         sampler_.restore(position);
         noise_ = Generator(noise);
         throw;

@@ -190,6 +190,80 @@ TEST(DeviceErrors, OutOfMemoryIsToldFromOtherFaults) {
         EXPECT_EQ(code_of_device_error(other), Code::internal) << other;
 }
 
+TEST_F(DeviceMemory, WhatWasGivenUpIsNotBlamedOnWhatFollows) {
+    const auto skills = Skillset::load(model_, bundle_);
+    Trainer trainer(skills, data_, {{"max_steps", 2}, {"batch_size", 3}, {"validation_examples", 0}});
+    leave_shadow_error("a kernel of the step that is given up");
+    set_shadow_memory(1);
+    try {
+        trainer.step();
+        ADD_FAILURE() << "there was no memory";
+    } catch (const std::exception& e) {
+        EXPECT_FALSE(out_of_device_memory(e).empty()) << e.what();
+    }
+    set_shadow_memory(0);
+    EXPECT_EQ(trainer.step().step, 1);
+
+    Engine engine(model_);
+    engine.publish("words", *skills);
+    const RequestOptions one = ask("up", 40, 5);
+    const std::vector<int32_t> wanted = answer(engine, one);
+    leave_shadow_error("a kernel of the request that fails");
+    set_shadow_memory(1);
+    const auto request = engine.submit(one);
+    finish(engine);
+    EXPECT_EQ(request->state(), RequestState::failed);
+    EXPECT_FALSE(failure(*request).empty());
+    set_shadow_memory(0);
+    EXPECT_EQ(answer(engine, one), wanted);
+
+    leave_shadow_error("a kernel of anything else");
+    EXPECT_ANY_THROW({
+        const DeviceScope scope(shadow_device());
+        throw std::runtime_error("given up");
+    });
+    EXPECT_NO_THROW(check_device(shadow_device()));
+    leave_shadow_error("a kernel of what went on");
+    { const DeviceScope scope(shadow_device()); }
+    EXPECT_ANY_THROW(check_device(shadow_device()));
+}
+
+TEST_F(DeviceMemory, TheHostWaitsForWhatItNeedsAlone) {
+    const auto copies = [](const auto& run) {
+        take_shadow_waits();
+        run();
+        return take_shadow_waits();
+    };
+    const Json methods = {{{"method", "lora"}},
+                          {{"method", "lora"}, {"lora_dropout", 0.25}},
+                          {{"method", "molora"}, {"n_experts", 4}},
+                          {{"method", "molora"}, {"n_experts", 4}, {"balance_loss", 0.1}},
+                          {{"method", "poly"}},
+                          {{"method", "mhr"}, {"n_splits", 4}},
+                          {{"method", "cpoly"}, {"common_skills", 2}},
+                          {{"method", "orchmoe"}},
+                          {{"method", "xlora"}, {"n_experts", 3}, {"xlora_depth", 2}, {"xlora_size", 16}},
+                          {{"method", "task_moe"}, {"expert_kind", "lora"}}};
+    for (const Json& options : methods) {
+        SCOPED_TRACE(options.dump());
+        Json config = tiny::method("lora");
+        config.update(options);
+        const auto skills = tiny::skillset(config, *data_);
+        const auto there = Skillset::load(model_, Bytes::copy_of(skills->save_to_memory(), "bundle"));
+        Trainer trainer(there, data_, {{"max_steps", 3}, {"batch_size", 3}, {"validation_examples", 0}});
+        trainer.step();
+        EXPECT_EQ(copies([&] { trainer.step(); }), 1);  // the loss
+    }
+    Engine engine(model_);
+    engine.publish("words", Skillset::load(model_, bundle_));
+    std::vector<std::shared_ptr<Request>> requests;
+    for (const char* task : {"up", "down"}) requests.push_back(engine.submit(ask(task, 5, 20)));
+    for (int step = 0; step < 12; ++step) engine.step();
+    EXPECT_EQ(copies([&] { engine.step(); }), 1);  // the logits, here without a sampling kernel
+    EXPECT_GT(engine.stats().at("graph_steps"), 0);
+    finish(engine);
+}
+
 TEST_F(DeviceMemory, EverythingIsQueuedOnTheStreamThatWasGiven) {
     const int first = 0, second = 0;
     const auto id = [](const int& at) { return static_cast<int64_t>(reinterpret_cast<intptr_t>(&at)); };
