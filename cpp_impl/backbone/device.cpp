@@ -103,10 +103,12 @@ at::Tensor on_device(const at::Tensor& tensor, at::Device device) {
 void upload(const at::Tensor& to, const void* from, size_t bytes) {
     POLYAD_CHECK(to.is_contiguous() && bytes <= to.nbytes());
     if (bytes == 0) return;
-    if (to.is_cpu())
+    if (to.is_cpu()) {
         std::memcpy(to.data_ptr(), from, bytes);
-    else
-        ops_of(to).upload(to.data_ptr(), from, static_cast<int64_t>(bytes));
+        return;
+    }
+    ops_of(to).upload(to.data_ptr(), from, static_cast<int64_t>(bytes));
+    check_device(to.device());  // indices that did not arrive would be read all the same
 }
 
 c10::Stream current_stream(at::Device device) {
