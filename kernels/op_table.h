@@ -267,7 +267,7 @@ struct OpTable {
                      float scale, void* y);
 };
 
-/// The best set this CPU can run, or the one POLYAD_ISA names (portable, avx2, avx512). Chosen once.
+/// The best set this CPU can run, or the one POLYAD_ISA names (portable, avx2, avx512, amx). Chosen once.
 const OpTable& ops();
 /// A given set, or null when this CPU cannot run it (tests).
 const OpTable* ops_for(const char* isa);

@@ -5,6 +5,8 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "kernels/cpu/amx_table.h"
+
 namespace polyad::kernels {
 
 namespace portable {
@@ -22,27 +24,31 @@ extern const OpTable table;
 namespace {
 
 struct Set {
-    const OpTable* table;
+    const OpTable& (*table)();
     bool (*runs)();
 };
+
+#if defined(POLYAD_X86)
+bool runs_avx512() {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16") &&
+           __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("fma");
+}
+#endif
 
 // The builtins ask the operating system's state (XCR0) as well as CPUID.
 const Set sets[] = {
 #if defined(POLYAD_X86)
-    {&avx512::table,
-     [] {
-         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-                __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16") &&
-                __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("fma");
-     }},
-    {&avx2::table,
+    {amx::set, [] { return runs_avx512() && amx::runs(); }},
+    {[]() -> const OpTable& { return avx512::table; }, runs_avx512},
+    {[]() -> const OpTable& { return avx2::table; },
      [] {
          return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
                 __builtin_cpu_supports("bmi2");
      }},
 #endif
-    {&portable::table, [] { return true; }},
+    {[]() -> const OpTable& { return portable::table; }, [] { return true; }},
 };
 
 const OpTable& choose() {
@@ -50,7 +56,7 @@ const OpTable& choose() {
     if (wanted)
         if (const OpTable* table = ops_for(wanted)) return *table;
     for (const Set& set : sets)
-        if (set.runs()) return *set.table;
+        if (set.runs()) return set.table();
     return portable::table;
 }
 
@@ -58,7 +64,7 @@ const OpTable& choose() {
 
 const OpTable* ops_for(const char* isa) {
     for (const Set& set : sets)
-        if (std::strcmp(set.table->isa, isa) == 0 && set.runs()) return set.table;
+        if (set.runs() && std::strcmp(set.table().isa, isa) == 0) return &set.table();
     return nullptr;
 }
 

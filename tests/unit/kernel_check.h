@@ -17,7 +17,7 @@ namespace polyad::kernels {
 
 inline std::vector<const OpTable*> available_sets() {
     std::vector<const OpTable*> sets;
-    for (const char* isa : {"portable", "avx2", "avx512"})
+    for (const char* isa : {"portable", "avx2", "avx512", "amx"})
         if (const OpTable* table = ops_for(isa)) sets.push_back(table);
     return sets;
 }

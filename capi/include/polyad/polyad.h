@@ -41,7 +41,7 @@
  *     how much of the struct the caller knows; a caller compiled against an older, smaller struct keeps working.
  *  7. Token ids are int32_t. Float buffers are float32 and belong to the host. Whatever loads from a path also loads from memory.
  *  8. The library never aborts, prints, installs signal handlers or lets an exception out. It reads the environment variables
- *     OMP_NUM_THREADS (by OpenMP), POLYAD_ISA (kernel set: portable, avx2, avx512) and, once a CUDA device is asked for,
+ *     OMP_NUM_THREADS (by OpenMP), POLYAD_ISA (kernel set: portable, avx2, avx512, amx) and, once a CUDA device is asked for,
  *     POLYAD_CUDA_LIBRARY (the file of the CUDA kernels, otherwise libpolyad_cuda.so beside this library), and no others.
  *  9. Work is done in steps the host drives; nothing calls back into the host but the log sink.
  * 10. Symbols are never removed or changed within a major version; new ones say "since".

@@ -8,15 +8,17 @@
 
 #include <type_traits>
 
+#include "kernels/cpu/isa/amx.h"
 #include "kernels/cpu/isa/project.h"
 
 namespace polyad::kernels::POLYAD_ISA {
 namespace {
 
 // ---- project ----
+/// Where tiles take the other pieces, only those of `few` tokens.
 template <class T>
 void project_all(const Plan& plan, const T* x, const T* factors, bool by_slot, int64_t d, int64_t rank,
-                 float scale, float* u) {
+                 float scale, bool only_few, float* u) {
     const double work = static_cast<double>(plan.tokens()) * d * rank;
 #pragma omp parallel for schedule(static) if (work >= parallel_products)
     for (int64_t i = 0; i < plan.piece_count(); ++i) {
@@ -24,6 +26,7 @@ void project_all(const Plan& plan, const T* x, const T* factors, bool by_slot, i
         const Segment& segment = plan.segment(piece.segment);
         const int64_t tokens = piece.end - piece.begin;
         float* out = u + piece.begin * rank;
+        if (only_few && !segment.few) continue;
         if (segment.group < 0)
             std::memset(out, 0, static_cast<size_t>(tokens * rank) * 4);
         else
@@ -31,6 +34,54 @@ void project_all(const Plan& plan, const T* x, const T* factors, bool by_slot, i
                     tokens, d, rank, scale, out, rank);
     }
 }
+
+#if defined(__AMX_BF16__)
+/// The pieces of more than `few` tokens on tiles; `cells` holds the factors' [d / 2, rank] cells of each slot.
+void project_on_tiles(const Plan& plan, const bf16* x, const float* cells, int64_t d, int64_t rank, float scale,
+                      float* u) {
+    const double work = static_cast<double>(plan.tokens()) * d * rank;
+#pragma omp parallel if (work >= parallel_products)
+    {
+        Tiles tiles;
+        alignas(64) float sums[Tiles::most_rows * Tiles::most_columns];
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < plan.piece_count(); ++i) {
+            const Piece& piece = plan.piece(i);
+            const Segment& segment = plan.segment(piece.segment);
+            if (segment.few) continue;
+            if (segment.group < 0) {
+                std::memset(u + piece.begin * rank, 0, static_cast<size_t>((piece.end - piece.begin) * rank) * 4);
+                continue;
+            }
+            const float* factor = cells + segment.slot * rank * (d / 2);
+            for (int64_t t = piece.begin; t < piece.end; t += Tiles::most_rows)
+                for (int64_t r = 0; r < rank; r += Tiles::most_columns) {
+                    const int64_t m = least(Tiles::most_rows, piece.end - t), n = least(Tiles::most_columns, rank - r);
+                    tiles.multiply(m, n, d / 2, x + t * d, d * 2, factor + r, rank, sums, Tiles::most_columns, false);
+                    for (int64_t j = 0; j < m; ++j)
+                        store(u + (t + j) * rank + r, load(sums + j * Tiles::most_columns) * scale, Part{n});
+                }
+        }
+    }
+}
+
+/// y [tokens, d] += v M for d a multiple of 16; v and M as for expand().
+void expand_on_tiles(Tiles& tiles, const float* v, int64_t rank_cells, const float* m, int64_t stride, int64_t tokens,
+                     int64_t d, bf16* y) {
+    alignas(64) float sums[Tiles::most_rows * Tiles::most_columns];
+    for (int64_t t = 0; t < tokens; t += Tiles::most_rows) {
+        const int64_t count = least(Tiles::most_rows, tokens - t);
+        for (int64_t c = 0; c < d; c += Tiles::most_columns) {
+            tiles.multiply(count, Tiles::most_columns, rank_cells, v + t * rank_cells, rank_cells * 4, m + c, stride,
+                           sums, Tiles::most_columns, false);
+            for (int64_t j = 0; j < count; ++j) {
+                bf16* to = y + (t + j) * d + c;
+                store(to, load(to) + load(sums + j * Tiles::most_columns));
+            }
+        }
+    }
+}
+#endif
 
 // ---- expand ----
 /// y [tokens, d] += v M; v as rows of cells, M as columns of cells with `stride` floats (whole vectors)
@@ -83,18 +134,32 @@ void expand_all(const Plan& plan, const float* v, float scale, const float* pack
     const Scratch<float> cells(plan.tokens() * rank_cells);
     scaled_cells<T>(v, plan.tokens(), rank, scale, cells.get());
     const double work = static_cast<double>(plan.tokens()) * d * rank;
-#pragma omp parallel for schedule(static) if (work >= parallel_products)
-    for (int64_t i = 0; i < plan.piece_count(); ++i) {
-        const Piece& piece = plan.piece(i);
-        const Segment& segment = plan.segment(piece.segment);
-        if (segment.group < 0) continue;
-        expand(cells.get() + piece.begin * rank_cells, rank_cells,
-               packed + segment.slot * rank_cells * stride, stride, piece.end - piece.begin, d,
-               y + piece.begin * d);
+#pragma omp parallel if (work >= parallel_products)
+    {
+        [[maybe_unused]] Tiles tiles;
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < plan.piece_count(); ++i) {
+            const Piece& piece = plan.piece(i);
+            const Segment& segment = plan.segment(piece.segment);
+            if (segment.group < 0) continue;
+            const float *own = cells.get() + piece.begin * rank_cells, *m = packed + segment.slot * rank_cells * stride;
+            const int64_t tokens = piece.end - piece.begin;
+            T* to = y + piece.begin * d;
+#if defined(__AMX_BF16__)
+            if constexpr (on_tiles<T>)
+                if (!segment.few && d % Tiles::most_columns == 0) {
+                    expand_on_tiles(tiles, own, rank_cells, m, stride, tokens, d, to);
+                    continue;
+                }
+#endif
+            expand(own, rank_cells, m, stride, tokens, d, to);
+        }
     }
 }
 
 // ---- outer ----
+constexpr int64_t outer_columns = 128, outer_pairs = 32;
+
 /// v as columns of cells: [token pairs of each segment][rank].
 template <class T>
 void token_columns(const Plan& plan, const float* v, int64_t rank, float* cells) {
@@ -113,56 +178,98 @@ void token_columns(const Plan& plan, const float* v, int64_t rank, float* cells)
     }
 }
 
-/// Adds scale * sum [rank][columns] to a gradient: da [rank, d] or, transposed, db [d, rank].
+#if defined(__AMX_BF16__)
+/// v as rows of cells: [rank][token pairs] of each segment.
+void token_rows(const Plan& plan, const float* columns, int64_t rank, float* rows) {
+    for (int64_t i = 0; i < plan.segment_count(); ++i) {
+        const Segment& s = plan.segment(i);
+        const int64_t pairs = (s.end - s.begin + 1) / 2, at = s.pairs_begin * rank;
+        if (s.group >= 0) transpose(columns + at, rank, pairs, rank, rows + at, pairs);
+    }
+}
+#endif
+
+/// Adds scale * sum [rank][columns] to a gradient: da [rank, d] or, transposed, db [d, rank]; `turned` has room for
+/// count * rank floats.
 inline void add_gradient(const float* sum, int64_t sum_stride, int64_t rank, int64_t from, int64_t count,
-                         int64_t d, float scale, bool transposed, float* out) {
+                         int64_t d, float scale, bool transposed, float* turned, float* out) {
+    const auto add = [&](const float* values, int64_t n, float* to) {
+        sweep(n, [&](int64_t i, auto w) { store(to + i, load(to + i, w) + scale * load(values + i, w), w); });
+    };
     if (transposed) {
-        for (int64_t c = 0; c < count; ++c)
-            for (int64_t r = 0; r < rank; ++r) out[(from + c) * rank + r] += scale * sum[r * sum_stride + c];
+        transpose(sum, sum_stride, rank, count, turned, rank);
+        add(turned, count * rank, out + from * rank);
         return;
     }
-    for (int64_t r = 0; r < rank; ++r)
-        sweep(count, [&](int64_t c, auto w) {
-            float* p = out + r * d + from + c;
-            store(p, load(p, w) + scale * load(sum + r * sum_stride + c, w), w);
-        });
+    for (int64_t r = 0; r < rank; ++r) add(sum + r * sum_stride, count, out + r * d + from);
+}
+
+/// The columns [from, from + count) of one segment's sum over tokens, into sum [rank][outer_columns]. `right` holds
+/// the tokens' pairs, zero beyond `count`.
+template <class T>
+void outer(const Segment& s, const float* cells, int64_t rank, const T* x, int64_t d, int64_t from, int64_t count,
+           float* right, float* sum, [[maybe_unused]] Tiles& tiles) {
+    constexpr int depth = cell_depth<T>;
+    const int64_t width = round_up(count, lanes);
+    for (int64_t t = s.begin; t < s.end; t += outer_pairs * depth) {
+        const int64_t end = least(s.end, t + outer_pairs * depth);
+        for (int64_t k = t; k < end; k += depth)
+            column_cells<T>(x + k * d + from, depth == 2 && k + 1 < end ? x + (k + 1) * d + from : nullptr, count,
+                            right + (k - t) / depth * outer_columns);
+        const int64_t at = (t - s.begin) / depth, pairs = (end - t + depth - 1) / depth;
+#if defined(__AMX_BF16__)
+        if constexpr (on_tiles<T>) {
+            const int64_t all = (s.end - s.begin + depth - 1) / depth;
+            for (int64_t r = 0; r < rank; r += Tiles::most_rows)
+                for (int64_t c = 0; c < width; c += Tiles::most_columns)
+                    tiles.multiply(least(Tiles::most_rows, rank - r), Tiles::most_columns, pairs,
+                                   cells + r * all + at, all * 4, right + c, outer_columns, sum + r * outer_columns + c,
+                                   outer_columns, t != s.begin);
+            continue;
+        }
+#endif
+        multiply<depth>(rank, width, pairs, {cells + at * rank, 1, rank}, right, outer_columns, sum, outer_columns,
+                        t != s.begin);
+    }
 }
 
 template <class T>
 void outer_all(const Plan& plan, const float* v, const T* x, int64_t d, int64_t rank, float scale,
                bool transposed, float* gradient) {
-    constexpr int depth = cell_depth<T>;
-    constexpr int64_t columns = 128, pairs = 32;
-    const Scratch<float> cells(plan.pairs() * rank + lanes);
-    token_columns<T>(plan, v, rank, cells.get());
+    const Scratch<float> columns(plan.pairs() * rank + lanes);
+    token_columns<T>(plan, v, rank, columns.get());
+    const float* cells = columns.get();
+#if defined(__AMX_BF16__)
+    const Scratch<float> rows(on_tiles<T> ? plan.pairs() * rank : 0);
+    if constexpr (on_tiles<T>) {
+        token_rows(plan, columns.get(), rank, rows.get());
+        cells = rows.get();
+    }
+#endif
     // Wide blocks read memory in longer stretches; narrow ones keep every thread busy.
     const int64_t many = 4 * thread_limit();
-    const int64_t step = d >= columns * many ? columns : d >= columns / 2 * many ? columns / 2 : columns / 4;
-    const int64_t stride = rank * columns + pairs * columns;
+    const int64_t step = d >= outer_columns * many       ? outer_columns
+                         : d >= outer_columns / 2 * many ? outer_columns / 2
+                                                         : outer_columns / 4;
+    const int64_t stride = (2 * rank + outer_pairs) * outer_columns;
     const Scratch<float> scratch(thread_limit() * stride);
     const double work = static_cast<double>(plan.tokens()) * d * rank;
-#pragma omp parallel for schedule(static) if (work >= parallel_products)
-    for (int64_t from = 0; from < d; from += step) {
+#pragma omp parallel if (work >= parallel_products)
+    {
+        Tiles tiles;
         float* sum = scratch.get() + thread_number() * stride;
-        float* right = sum + rank * columns;
-        const int64_t count = least(step, d - from), width = round_up(count, lanes);
-        if (width != count) std::memset(right, 0, static_cast<size_t>(pairs * columns) * 4);
-        for (int64_t i = 0; i < plan.segment_count(); ++i) {
-            const Segment& s = plan.segment(i);
-            if (s.group < 0) continue;
-            for (int64_t t = s.begin; t < s.end; t += pairs * depth) {
-                const int64_t end = least(s.end, t + pairs * depth);
-                for (int64_t k = t; k < end; k += depth) {
-                    column_cells<T>(x + k * d + from,
-                                    depth == 2 && k + 1 < end ? x + (k + 1) * d + from : nullptr, count,
-                                    right + (k - t) / depth * columns);
-                }
-                const float* left = cells.get() + (s.pairs_begin + (t - s.begin) / depth) * rank;
-                multiply<depth>(rank, width, (end - t + depth - 1) / depth, {left, 1, rank}, right, columns,
-                                sum, columns, t != s.begin);
+        float *turned = sum + rank * outer_columns, *right = turned + rank * outer_columns;
+#pragma omp for schedule(static)
+        for (int64_t from = 0; from < d; from += step) {
+            const int64_t count = least(step, d - from);
+            if (count % lanes) std::memset(right, 0, static_cast<size_t>(outer_pairs * outer_columns) * 4);
+            for (int64_t i = 0; i < plan.segment_count(); ++i) {
+                const Segment& s = plan.segment(i);
+                if (s.group < 0) continue;
+                outer(s, cells + s.pairs_begin * rank, rank, x, d, from, count, right, sum, tiles);
+                add_gradient(sum, outer_columns, rank, from, count, d, scale, transposed, turned,
+                             gradient + s.group * rank * d);
             }
-            add_gradient(sum, columns, rank, from, count, d, scale, transposed,
-                         gradient + s.group * rank * d);
         }
     }
 }
@@ -184,6 +291,30 @@ void pack_down(const Plan& plan, const T* a, int64_t d, int64_t rank, int64_t st
 }
 
 constexpr int64_t rows_at_once = 16;
+
+#if defined(__AMX_BF16__)
+/// A [rank, d] of each used group as cells [d / 2][rank] of pairs along d.
+void pack_down_pairs(const Plan& plan, const bf16* a, int64_t d, int64_t rank, float* out) {
+    constexpr int64_t at_once = 128;
+    const int64_t cells = d / 2, blocks = (cells + at_once - 1) / at_once;
+#pragma omp parallel for schedule(static) if (plan.slots() * rank * d >= parallel_elements)
+    for (int64_t i = 0; i < plan.slots() * blocks; ++i) {
+        const int64_t slot = i / blocks, c = i % blocks * at_once;
+        const auto* from = reinterpret_cast<const float*>(a + plan.group_of_slot(slot) * rank * d);
+        transpose(from + c, cells, rank, least(at_once, cells - c), out + (slot * cells + c) * rank, rank);
+    }
+}
+
+/// B [d, rank] of each used group alike.
+void pack_up_pairs(const Plan& plan, const bf16* b, int64_t d, int64_t rank, float* out) {
+    const int64_t cells = d / 2;
+#pragma omp parallel for schedule(static) if (plan.slots() * rank * d >= parallel_elements)
+    for (int64_t i = 0; i < plan.slots() * cells; ++i) {
+        const bf16* from = b + (plan.group_of_slot(i / cells) * d + i % cells * 2) * rank;
+        column_cells<bf16>(from, from + rank, rank, out + i * rank);
+    }
+}
+#endif
 
 /// B [d, rank] of each used group as columns of cells [rank cells][stride].
 template <class T>
@@ -244,10 +375,20 @@ void up(const Plan& plan, const float* v, const T* b, int64_t d, int64_t rank, f
 template <class T>
 void up_backward(const Plan& plan, const T* dy, const float* v, const T* b, int64_t d, int64_t rank,
                  float scale, float* dv, float* db) {
-    if (dv) {
+    bool tiled = false;
+#if defined(__AMX_BF16__)
+    if constexpr (on_tiles<T>)
+        if (dv && d % 2 == 0) {
+            const Scratch<float> packed(plan.slots() * rank * (d / 2) + lanes);
+            pack_up_pairs(plan, b, d, rank, packed.get());
+            project_on_tiles(plan, dy, packed.get(), d, rank, scale, dv);
+            tiled = true;
+        }
+#endif
+    if (dv && (!tiled || plan.few())) {
         const Scratch<T> packed(plan.slots() * rank * d);
         transpose_up(plan, b, d, rank, packed.get());
-        project_all<T>(plan, dy, packed.get(), true, d, rank, scale, dv);
+        project_all<T>(plan, dy, packed.get(), true, d, rank, scale, tiled, dv);
     }
     if (db) outer_all(plan, v, dy, d, rank, scale, true, db);
 }
@@ -273,12 +414,22 @@ inline int depth_of(Float type) {
 void low_rank_down(Float type, const void* x, const void* a, const int32_t* group_of_row, Rows rows,
                    int64_t d_in, int64_t rank, float* u) {
     const Plan plan(group_of_row, rows, depth_of(type));
+    bool tiled = false;
+#if defined(__AMX_BF16__)
+    if (type == Float::bf16 && d_in % 2 == 0 && plan.many()) {
+        const Scratch<float> packed(plan.slots() * rank * (d_in / 2) + lanes);
+        pack_down_pairs(plan, static_cast<const bf16*>(a), d_in, rank, packed.get());
+        project_on_tiles(plan, static_cast<const bf16*>(x), packed.get(), d_in, rank, 1.0f, u);
+        if (!plan.few()) return;
+        tiled = true;
+    }
+#endif
     if (type == Float::bf16)
         project_all(plan, static_cast<const bf16*>(x), static_cast<const bf16*>(a), false, d_in, rank, 1.0f,
-                    u);
+                    tiled, u);
     else
         project_all(plan, static_cast<const float*>(x), static_cast<const float*>(a), false, d_in, rank, 1.0f,
-                    u);
+                    false, u);
 }
 
 void low_rank_up(Float type, const float* v, const void* b, const int32_t* group_of_row, Rows rows,

@@ -8,11 +8,13 @@
 
 namespace polyad::kernels::POLYAD_ISA {
 
-/// Tokens [begin, end) of one group (-1: none). Neighbouring rows of a group are one segment.
+/// Tokens [begin, end) of one group (-1: none). Neighbouring rows of a group are one segment, short ones and others
+/// apart, so that how a row is computed depends on its own length alone.
 struct Segment {
     int32_t group, begin, end;
     int32_t slot;         ///< which packed factor it uses; -1 without a group
     int64_t pairs_begin;  ///< where its token pairs start among all segments' pairs
+    bool few;             ///< made of rows too short to pay for packed factors: decoded tokens
 };
 
 /// A part of a segment short enough to be one thread's work item.
@@ -22,7 +24,7 @@ struct Piece {
 
 class Plan {
   public:
-    static constexpr int64_t piece_tokens = 48;
+    static constexpr int64_t piece_tokens = 48, few_tokens = 4;
 
     Plan(const int32_t* group_of_row, Rows rows, int depth)
         : segments_(rows.count + 1),
@@ -33,11 +35,13 @@ class Plan {
         for (int32_t b = 0; b < rows.count; ++b) {
             const int32_t begin = rows.begin[b], end = rows.begin[b + 1], group = group_of_row[b];
             if (begin == end) continue;
+            const bool few = end - begin <= few_tokens;
+            (few ? few_ : many_) = true;
             if (segment_count_ && segments_[segment_count_ - 1].group == group &&
-                segments_[segment_count_ - 1].end == begin)
+                segments_[segment_count_ - 1].end == begin && segments_[segment_count_ - 1].few == few)
                 segments_[segment_count_ - 1].end = end;
             else
-                segments_[segment_count_++] = {group, begin, end, -1, 0};
+                segments_[segment_count_++] = {group, begin, end, -1, 0, few};
         }
         for (int64_t i = 0; i < segment_count_; ++i) {
             Segment& s = segments_[i];
@@ -55,6 +59,9 @@ class Plan {
     int64_t piece_count() const { return piece_count_; }
     int64_t slots() const { return slots_; }
     int64_t pairs() const { return pairs_; }
+    /// Whether there are segments of few tokens, and others.
+    bool few() const { return few_; }
+    bool many() const { return many_; }
     const Segment& segment(int64_t i) const { return segments_[i]; }
     const Piece& piece(int64_t i) const { return pieces_[i]; }
     int32_t group_of_slot(int64_t slot) const { return groups_[slot]; }
@@ -72,6 +79,7 @@ class Plan {
     Scratch<int32_t> groups_;
     Scratch<Piece> pieces_;
     int64_t tokens_ = 0, segment_count_ = 0, piece_count_ = 0, slots_ = 0, pairs_ = 0;
+    bool few_ = false, many_ = false;
 };
 
 /// Multiply-adds from which a second thread pays.
