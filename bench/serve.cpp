@@ -320,7 +320,8 @@ void Bench::publishing() {
     // Longest against longest: what else the machine does makes some steps long without a publication, too.
     const double longer = (during.high - alone.high) / alone.median;
     std::printf(
-        "publishing: %zu steps take %.2f ms (to %.2f); the %zu while a version is published (%.0f ms each, %zu of them) "
+        "publishing: %zu steps take %.2f ms (to %.2f); the %zu while a version is published (%.0f ms each, "
+        "%zu of them) "
         "%.2f ms (to %.2f): the longest is %.2f usual steps longer, bar 1: %s\n",
         quiet.size(), 1e3 * alone.median, 1e3 * alone.high, busy.size(), 1e3 * summary(publishes).median,
         publishes.size(), 1e3 * during.median, 1e3 * during.high, longer, longer <= 1 ? "met" : "missed");

@@ -90,8 +90,8 @@ class Backbone {
     virtual const std::shared_ptr<const Tokenizer>& tokenizer() const = 0;
     /// True when hidden() takes batches whose rows share beginnings (Batch::parent).
     virtual bool shares_beginnings() const { return false; }
-    /// What ForwardOptions::activation_bytes can spare a forward of `tokens` before it costs more than computing the
-    /// batch in two parts, bytes.
+    /// What ForwardOptions::activation_bytes can spare a forward of `tokens` before it costs more than
+    /// computing the batch in two parts, bytes.
     virtual int64_t spared_bytes(int64_t) const { return 0; }
     /// Dtype activations are kept in (float or bfloat16).
     virtual at::ScalarType compute_dtype() const = 0;

@@ -27,8 +27,9 @@ int64_t round_up(int64_t bytes, int64_t to) {
     return (bytes + to - 1) / to * to;
 }
 
-/// Best fit, the rest of a block stays free, free neighbours are joined again: whatever sizes a step's buffers have,
-/// they fall into pages that are there. Free blocks with memory and those that are address space only lie apart.
+/// Best fit, the rest of a block stays free, free neighbours are joined again: whatever sizes a step's
+/// buffers have, they fall into pages that are there. Free blocks with memory and those that are address
+/// space only lie apart.
 class Pool {
   public:
     void* take(int64_t bytes) {
@@ -50,7 +51,8 @@ class Pool {
             idle_ -= size;
         } else {
             taken_ += size;
-            while (live_ + idle_ > peak_ + peak_ / 8 && idle_ > 0) give_back(live_ + idle_ - peak_ - peak_ / 8);
+            while (live_ + idle_ > peak_ + peak_ / 8 && idle_ > 0)
+                give_back(live_ + idle_ - peak_ - peak_ / 8);
         }
         return reinterpret_cast<void*>(at);
     }

@@ -42,10 +42,11 @@ at::Tensor on_host(const at::Tensor& tensor);
 at::Tensor device_list(const std::vector<int32_t>& values, at::Device device);
 at::Tensor device_list(const std::vector<int64_t>& values, at::Device device);
 at::Tensor device_list(const std::vector<float>& values, at::Device device);
-/// A tensor of host memory on `device`, without waiting for it unless it is larger than OpTable::upload sends.
+/// A tensor of host memory on `device`, without waiting for it unless it is larger than OpTable::upload
+/// sends.
 at::Tensor on_device(const at::Tensor& tensor, at::Device device);
-/// `bytes` of host memory as the first of a contiguous tensor's, queued; `from` may go when it returns. Throws
-/// as check_device does.
+/// `bytes` of host memory as the first of a contiguous tensor's, queued; `from` may go when it returns.
+/// Throws as check_device does.
 void upload(const at::Tensor& to, const void* from, size_t bytes);
 
 /// The stream the calling thread queues its work for `device` on.

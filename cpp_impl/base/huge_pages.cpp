@@ -12,7 +12,8 @@ void prefer_huge_pages([[maybe_unused]] void* memory, [[maybe_unused]] int64_t b
     // Rounded outwards, so that neighbours that are each shorter than a page can share one.
     constexpr uintptr_t page = uintptr_t{2} << 20;
     const uintptr_t begin = reinterpret_cast<uintptr_t>(memory) / page * page;
-    const uintptr_t end = (reinterpret_cast<uintptr_t>(memory) + static_cast<uintptr_t>(bytes) + page - 1) / page * page;
+    const uintptr_t end =
+        (reinterpret_cast<uintptr_t>(memory) + static_cast<uintptr_t>(bytes) + page - 1) / page * page;
     if (bytes > 0) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
 #endif
 }

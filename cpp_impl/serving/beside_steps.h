@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Heavy work on an engine's skillsets that must not hold up its steps: making a version goes in short pieces with
-// rests, and a version nobody answers with any more is freed on a thread of its own.
+// Heavy work on an engine's skillsets that must not hold up its steps: making a version goes in short pieces
+// with rests, and a version nobody answers with any more is freed on a thread of its own.
 #pragma once
 
 #include <atomic>

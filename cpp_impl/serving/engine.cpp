@@ -91,7 +91,7 @@ void Engine::publish(const std::string& name, std::shared_ptr<const Skillset> sk
     const auto served = std::make_shared<ServedSkillset>(
         std::move(skillset), budget > 0 ? std::min(most_resident_bytes, budget / 2) : most_resident_bytes,
         [&] { pace.rest(); });
-    disposal_.settle();  // what is being freed counts no more
+    disposal_.settle();                              // what is being freed counts no more
     std::shared_ptr<const ServedSkillset> replaced;  // freed outside the lock
     const std::lock_guard lock(mutex_);
     const int64_t largest = needs_.empty() ? 0 : *needs_.rbegin();

@@ -114,7 +114,7 @@ class Engine {
     std::map<std::string, int64_t> versions_;  ///< survive retire, so that numbers never repeat
     RequestQueue<Item> waiting_;
     std::multiset<int64_t> needs_;  ///< bytes_needed_ of every request under way
-    int64_t running_needs_ = 0;  ///< of running rows
+    int64_t running_needs_ = 0;     ///< of running rows
     int64_t cache_bytes_ = 0, prefix_bytes_ = 0;
     Counters counters_;
 };

@@ -70,18 +70,18 @@ void HotTask::begin(const std::shared_ptr<const ServedSkillset>& served, int tas
     of_ready_ = key_;
     bytes_ = MergedTask::bytes(*served, task);
     made_ = false;
-    making_ = std::thread([this, served, task,
-                           stream = current_stream(served->skillset().backbone()->device())] {
-        omp_set_num_threads(1);  // steps go on beside it
-        work_in_background();
-        try {
-            const DeviceScope scope(stream);
-            product_ = std::make_shared<MergedTask>(served, task);
-            wait_for(stream.device());  // steps may run on another stream
-        } catch (...) {                 // no memory: then it is not merged
-        }
-        made_ = true;
-    });
+    making_ =
+        std::thread([this, served, task, stream = current_stream(served->skillset().backbone()->device())] {
+            omp_set_num_threads(1);  // steps go on beside it
+            work_in_background();
+            try {
+                const DeviceScope scope(stream);
+                product_ = std::make_shared<MergedTask>(served, task);
+                wait_for(stream.device());  // steps may run on another stream
+            } catch (...) {                 // no memory: then it is not merged
+            }
+            made_ = true;
+        });
 }
 
 const std::shared_ptr<MergedTask>& HotTask::merged() {

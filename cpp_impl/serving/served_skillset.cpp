@@ -42,7 +42,8 @@ std::shared_ptr<const ResidentLora> ResidentLora::make(const Skillset& skillset,
     const at::NoGradGuard no_grad;
     std::optional<std::vector<CollapsedSite>> pairs;
     try {
-        pairs = collapse_all(skillset, task, rest ? rest : [] {});
+        pairs = collapse_all(
+            skillset, task, rest ? rest : [] {});
     } catch (const Error& e) {
         if (e.code() != Code::unknown_task && e.code() != Code::invalid_argument) throw;
     }

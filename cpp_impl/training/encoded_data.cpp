@@ -51,7 +51,8 @@ EncodedData::EncodedData(const Skillset& skillset, const Dataset& dataset)
 }
 
 std::string EncodedData::place_of(Split split, const TrainingRow& row) const {
-    return place(dataset_.tasks()[static_cast<size_t>(row.dataset_task)], split, static_cast<size_t>(row.index));
+    return place(dataset_.tasks()[static_cast<size_t>(row.dataset_task)], split,
+                 static_cast<size_t>(row.index));
 }
 
 TrainingRow EncodedData::row(Split split, int task_index, int index, int output) {

@@ -50,11 +50,12 @@ Sharing shared_in(const Backbone& backbone, const Method& method, Mode mode, boo
 
 }  // namespace
 
-ForwardPlan plan_forwards(const Backbone& backbone, const Method& method, const std::vector<TrainingRow>& rows,
-                          bool share, int64_t activation_bytes) {
+ForwardPlan plan_forwards(const Backbone& backbone, const Method& method,
+                          const std::vector<TrainingRow>& rows, bool share, int64_t activation_bytes) {
     const bool apart = method.sharing(Mode::train) != Sharing::none ||
                        (method.needs_task() && method.sharing(Mode::eval) != Sharing::none);
-    if (!apart || !backbone.device().is_cpu() || backbone.info().encoder_decoder) return {{rows}, activation_bytes};
+    if (!apart || !backbone.device().is_cpu() || backbone.info().encoder_decoder)
+        return {{rows}, activation_bytes};
     const int64_t budget = activation_bytes > 0 ? activation_bytes : default_budget(backbone);
     int64_t whole = 0;
     for (const TrainingRow& row : rows) whole += row.tokens();
@@ -68,7 +69,8 @@ ForwardPlan plan_forwards(const Backbone& backbone, const Method& method, const 
             return std::pair(mixture[a], rows[a].task) < std::pair(mixture[b], rows[b].task);
         });
     }
-    const int64_t bytes = computed * bytes_per_token(backbone), most = budget + backbone.spared_bytes(computed);
+    const int64_t bytes = computed * bytes_per_token(backbone),
+                  most = budget + backbone.spared_bytes(computed);
     if (bytes <= most) return {{rows}, budget};
     const int64_t count = std::min<int64_t>((bytes + budget - 1) / budget, static_cast<int64_t>(rows.size()));
     std::vector<std::vector<TrainingRow>> parts(static_cast<size_t>(count));

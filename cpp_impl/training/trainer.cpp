@@ -104,7 +104,8 @@ Trainer::Rows Trainer::draw_step() {
 }
 
 void Trainer::encode_ahead() {
-    const auto work = [this, sampler = sampler_, count = config_.batch_size * config_.gradient_accumulation]() mutable {
+    const auto work = [this, sampler = sampler_,
+                       count = config_.batch_size * config_.gradient_accumulation]() mutable {
         work_in_background();
         omp_set_num_threads(1);  // of a sentence encoder
         Ahead ahead;

@@ -39,7 +39,8 @@ bool runs() {
         constexpr unsigned tiles = 1u << 24, bf16 = 1u << 22;
         if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) || !(edx & tiles) || !(edx & bf16)) return false;
 #if defined(__linux__) && defined(SYS_arch_prctl)
-        // A process asks once before its threads may use tiles; refused where a thread's signal stack is too small.
+        // A process asks once before its threads may use tiles; refused where a thread's signal stack is too
+        // small.
         constexpr int request_permission = 0x1023, tile_data = 18;
         return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
 #else

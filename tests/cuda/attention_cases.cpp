@@ -30,11 +30,11 @@ const Case cases[] = {
     {{12, 50}, {30, 131}, 4, 4, 64, 0, 0, 0},     // cross-attention
     {{40, 2}, {40, 2}, 3, 3, 64, 0, 1, 1, true},  // biased
     {{25}, {61}, 2, 2, 16, 0, 0, 0, true},
-    {{30}, {30}, 80, 1, 16},          // more heads per key head than a block has rows
-    {{21}, {21}, 3, 1, 7},            // an odd head
-    {{20}, {50}, 2, 2, 16, 0, 1, 0},  // causal from position 0
-    {{9}, {4}, 2, 2, 16},             // more queries than keys: the first see nothing
-    {{17}, {17}, 2, 1, 192},          // heads wider than the blocks'
+    {{30}, {30}, 80, 1, 16},                            // more heads per key head than a block has rows
+    {{21}, {21}, 3, 1, 7},                              // an odd head
+    {{20}, {50}, 2, 2, 16, 0, 1, 0},                    // causal from position 0
+    {{9}, {4}, 2, 2, 16},                               // more queries than keys: the first see nothing
+    {{17}, {17}, 2, 1, 192},                            // heads wider than the blocks'
     {{30, 3}, {30, 50}, 6, 2, 64, 0, 1, 1, false, 64},  // keys and values side by side in one tensor
     {{20}, {40}, 2, 1, 128, 0, 1, 1, false, 24},
     {{5, 1}, {5, 90}, 3, 1, 20, 0, 1, 1, false, 3},  // no whole vectors

@@ -202,11 +202,11 @@ TEST_F(CudaKernels, LowRankInOne) {
         {576, 576, GateKind::full, 16, 16, 256, {1, 1, 1}, {0, 0, 0}, 1},
         {63, 65, GateKind::full, 5, 3, 15, {2, 1, 4}, {0, -1, 1}, 2},  // no whole vectors
         {63, 65, GateKind::diagonal, 6, 6, 2, {1, 1}, {0, 0}, 1},
-        {128, 24, GateKind::diagonal, 24, 24, 3, {30, 34}, {0, 0}, 1},   // as many tokens as are sent here
+        {128, 24, GateKind::diagonal, 24, 24, 3, {30, 34}, {0, 0}, 1},  // as many tokens as are sent here
         {64, 48, GateKind::none, 1, 1, 0, {1, 1}, {-1, 0}, 1},
-        {64, 64, GateKind::full, 300, 260, 78000, {1, 1}, {0, 0}, 1},    // more ranks than threads
-        {128, 64, GateKind::diagonal, 4096, 4096, 4096, {1}, {0}, 1},    // the most there may be
-        {64, 64, GateKind::diagonal, 8, 8, 8, {1, 1}, {-1, -1}, 1},      // nobody is routed
+        {64, 64, GateKind::full, 300, 260, 78000, {1, 1}, {0, 0}, 1},  // more ranks than threads
+        {128, 64, GateKind::diagonal, 4096, 4096, 4096, {1}, {0}, 1},  // the most there may be
+        {64, 64, GateKind::diagonal, 8, 8, 8, {1, 1}, {-1, -1}, 1},    // nobody is routed
     };
     for (const Float type : both_types)
         for (const Case& c : all)

@@ -234,7 +234,8 @@ TEST_F(SharedForward, ALittleTooMuchIsMadeAgainInOneForward) {
     const ForwardPlan parts = plan(splits);
     EXPECT_EQ(parts.activation_bytes, splits);
     EXPECT_GT(parts.parts.size(), 1u);
-    EXPECT_EQ(run(*skills, parts.parts, true, parts.activation_bytes).loss, run(*skills, parts.parts, true).loss);
+    EXPECT_EQ(run(*skills, parts.parts, true, parts.activation_bytes).loss,
+              run(*skills, parts.parts, true).loss);
 }
 
 TEST_F(SharedForward, BadParentsAreRefused) {

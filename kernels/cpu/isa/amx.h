@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The matrix product of tile.h on AMX: C [m, n] (+)= A [m, k] B [k, n] over cells of two bf16, C float32, sixteen times
-// the products of vdpbf16ps a cycle. A's cells are contiguous along k, B's along n, rows may lie any distance apart.
-// Tiles are shaped to the tails, so nothing outside A, B and C is touched.
+// The matrix product of tile.h on AMX: C [m, n] (+)= A [m, k] B [k, n] over cells of two bf16, C float32,
+// sixteen times the products of vdpbf16ps a cycle. A's cells are contiguous along k, B's along n, rows may
+// lie any distance apart. Tiles are shaped to the tails, so nothing outside A, B and C is touched.
 #pragma once
 
 #include "kernels/cpu/isa/tile.h"
@@ -27,8 +27,8 @@ class Tiles {
     Tiles(const Tiles&) = delete;
     Tiles& operator=(const Tiles&) = delete;
 
-    void multiply(int64_t m, int64_t n, int64_t k, const void* a, int64_t a_bytes, const float* b, int64_t b_stride,
-                  float* c, int64_t c_stride, bool add) {
+    void multiply(int64_t m, int64_t n, int64_t k, const void* a, int64_t a_bytes, const float* b,
+                  int64_t b_stride, float* c, int64_t c_stride, bool add) {
         shape(m, n, k % 16);
         const auto b_bytes = b_stride * 4, c_bytes = c_stride * 4;
         const char *upper = static_cast<const char*>(a), *lower = upper + 16 * a_bytes;

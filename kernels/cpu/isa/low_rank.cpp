@@ -36,9 +36,10 @@ void project_all(const Plan& plan, const T* x, const T* factors, bool by_slot, i
 }
 
 #if defined(__AMX_BF16__)
-/// The pieces of more than `few` tokens on tiles; `cells` holds the factors' [d / 2, rank] cells of each slot.
-void project_on_tiles(const Plan& plan, const bf16* x, const float* cells, int64_t d, int64_t rank, float scale,
-                      float* u) {
+/// The pieces of more than `few` tokens on tiles; `cells` holds the factors' [d / 2, rank] cells of each
+/// slot.
+void project_on_tiles(const Plan& plan, const bf16* x, const float* cells, int64_t d, int64_t rank,
+                      float scale, float* u) {
     const double work = static_cast<double>(plan.tokens()) * d * rank;
 #pragma omp parallel if (work >= parallel_products)
     {
@@ -50,14 +51,17 @@ void project_on_tiles(const Plan& plan, const bf16* x, const float* cells, int64
             const Segment& segment = plan.segment(piece.segment);
             if (segment.few) continue;
             if (segment.group < 0) {
-                std::memset(u + piece.begin * rank, 0, static_cast<size_t>((piece.end - piece.begin) * rank) * 4);
+                std::memset(u + piece.begin * rank, 0,
+                            static_cast<size_t>((piece.end - piece.begin) * rank) * 4);
                 continue;
             }
             const float* factor = cells + segment.slot * rank * (d / 2);
             for (int64_t t = piece.begin; t < piece.end; t += Tiles::most_rows)
                 for (int64_t r = 0; r < rank; r += Tiles::most_columns) {
-                    const int64_t m = least(Tiles::most_rows, piece.end - t), n = least(Tiles::most_columns, rank - r);
-                    tiles.multiply(m, n, d / 2, x + t * d, d * 2, factor + r, rank, sums, Tiles::most_columns, false);
+                    const int64_t m = least(Tiles::most_rows, piece.end - t),
+                                  n = least(Tiles::most_columns, rank - r);
+                    tiles.multiply(m, n, d / 2, x + t * d, d * 2, factor + r, rank, sums, Tiles::most_columns,
+                                   false);
                     for (int64_t j = 0; j < m; ++j)
                         store(u + (t + j) * rank + r, load(sums + j * Tiles::most_columns) * scale, Part{n});
                 }
@@ -66,14 +70,14 @@ void project_on_tiles(const Plan& plan, const bf16* x, const float* cells, int64
 }
 
 /// y [tokens, d] += v M for d a multiple of 16; v and M as for expand().
-void expand_on_tiles(Tiles& tiles, const float* v, int64_t rank_cells, const float* m, int64_t stride, int64_t tokens,
-                     int64_t d, bf16* y) {
+void expand_on_tiles(Tiles& tiles, const float* v, int64_t rank_cells, const float* m, int64_t stride,
+                     int64_t tokens, int64_t d, bf16* y) {
     alignas(64) float sums[Tiles::most_rows * Tiles::most_columns];
     for (int64_t t = 0; t < tokens; t += Tiles::most_rows) {
         const int64_t count = least(Tiles::most_rows, tokens - t);
         for (int64_t c = 0; c < d; c += Tiles::most_columns) {
-            tiles.multiply(count, Tiles::most_columns, rank_cells, v + t * rank_cells, rank_cells * 4, m + c, stride,
-                           sums, Tiles::most_columns, false);
+            tiles.multiply(count, Tiles::most_columns, rank_cells, v + t * rank_cells, rank_cells * 4, m + c,
+                           stride, sums, Tiles::most_columns, false);
             for (int64_t j = 0; j < count; ++j) {
                 bf16* to = y + (t + j) * d + c;
                 store(to, load(to) + load(sums + j * Tiles::most_columns));
@@ -142,7 +146,8 @@ void expand_all(const Plan& plan, const float* v, float scale, const float* pack
             const Piece& piece = plan.piece(i);
             const Segment& segment = plan.segment(piece.segment);
             if (segment.group < 0) continue;
-            const float *own = cells.get() + piece.begin * rank_cells, *m = packed + segment.slot * rank_cells * stride;
+            const float *own = cells.get() + piece.begin * rank_cells,
+                        *m = packed + segment.slot * rank_cells * stride;
             const int64_t tokens = piece.end - piece.begin;
             T* to = y + piece.begin * d;
 #if defined(__AMX_BF16__)
@@ -189,8 +194,8 @@ void token_rows(const Plan& plan, const float* columns, int64_t rank, float* row
 }
 #endif
 
-/// Adds scale * sum [rank][columns] to a gradient: da [rank, d] or, transposed, db [d, rank]; `turned` has room for
-/// count * rank floats.
+/// Adds scale * sum [rank][columns] to a gradient: da [rank, d] or, transposed, db [d, rank]; `turned` has
+/// room for count * rank floats.
 inline void add_gradient(const float* sum, int64_t sum_stride, int64_t rank, int64_t from, int64_t count,
                          int64_t d, float scale, bool transposed, float* turned, float* out) {
     const auto add = [&](const float* values, int64_t n, float* to) {
@@ -204,18 +209,18 @@ inline void add_gradient(const float* sum, int64_t sum_stride, int64_t rank, int
     for (int64_t r = 0; r < rank; ++r) add(sum + r * sum_stride, count, out + r * d + from);
 }
 
-/// The columns [from, from + count) of one segment's sum over tokens, into sum [rank][outer_columns]. `right` holds
-/// the tokens' pairs, zero beyond `count`.
+/// The columns [from, from + count) of one segment's sum over tokens, into sum [rank][outer_columns]. `right`
+/// holds the tokens' pairs, zero beyond `count`.
 template <class T>
-void outer(const Segment& s, const float* cells, int64_t rank, const T* x, int64_t d, int64_t from, int64_t count,
-           float* right, float* sum, [[maybe_unused]] Tiles& tiles) {
+void outer(const Segment& s, const float* cells, int64_t rank, const T* x, int64_t d, int64_t from,
+           int64_t count, float* right, float* sum, [[maybe_unused]] Tiles& tiles) {
     constexpr int depth = cell_depth<T>;
     const int64_t width = round_up(count, lanes);
     for (int64_t t = s.begin; t < s.end; t += outer_pairs * depth) {
         const int64_t end = least(s.end, t + outer_pairs * depth);
         for (int64_t k = t; k < end; k += depth)
-            column_cells<T>(x + k * d + from, depth == 2 && k + 1 < end ? x + (k + 1) * d + from : nullptr, count,
-                            right + (k - t) / depth * outer_columns);
+            column_cells<T>(x + k * d + from, depth == 2 && k + 1 < end ? x + (k + 1) * d + from : nullptr,
+                            count, right + (k - t) / depth * outer_columns);
         const int64_t at = (t - s.begin) / depth, pairs = (end - t + depth - 1) / depth;
 #if defined(__AMX_BF16__)
         if constexpr (on_tiles<T>) {
@@ -223,13 +228,13 @@ void outer(const Segment& s, const float* cells, int64_t rank, const T* x, int64
             for (int64_t r = 0; r < rank; r += Tiles::most_rows)
                 for (int64_t c = 0; c < width; c += Tiles::most_columns)
                     tiles.multiply(least(Tiles::most_rows, rank - r), Tiles::most_columns, pairs,
-                                   cells + r * all + at, all * 4, right + c, outer_columns, sum + r * outer_columns + c,
-                                   outer_columns, t != s.begin);
+                                   cells + r * all + at, all * 4, right + c, outer_columns,
+                                   sum + r * outer_columns + c, outer_columns, t != s.begin);
             continue;
         }
 #endif
-        multiply<depth>(rank, width, pairs, {cells + at * rank, 1, rank}, right, outer_columns, sum, outer_columns,
-                        t != s.begin);
+        multiply<depth>(rank, width, pairs, {cells + at * rank, 1, rank}, right, outer_columns, sum,
+                        outer_columns, t != s.begin);
     }
 }
 

@@ -8,8 +8,8 @@
 
 namespace polyad::kernels::POLYAD_ISA {
 
-/// Tokens [begin, end) of one group (-1: none). Neighbouring rows of a group are one segment, short ones and others
-/// apart, so that how a row is computed depends on its own length alone.
+/// Tokens [begin, end) of one group (-1: none). Neighbouring rows of a group are one segment, short ones and
+/// others apart, so that how a row is computed depends on its own length alone.
 struct Segment {
     int32_t group, begin, end;
     int32_t slot;         ///< which packed factor it uses; -1 without a group

@@ -236,9 +236,11 @@ inline void transpose(const float* from, int64_t from_stride, int64_t rows, int6
             const auto mask = static_cast<__mmask16>((1u << width) - 1);
             __m512 block[16];
             for (int i = 0; i < 16; ++i)
-                block[i] = i < left ? _mm512_maskz_loadu_ps(mask, from + (r + i) * from_stride + c) : __m512{};
+                block[i] =
+                    i < left ? _mm512_maskz_loadu_ps(mask, from + (r + i) * from_stride + c) : __m512{};
             transpose16(block);
-            for (int i = 0; i < width; ++i) _mm512_mask_storeu_ps(to + (c + i) * to_stride + r, below, block[i]);
+            for (int i = 0; i < width; ++i)
+                _mm512_mask_storeu_ps(to + (c + i) * to_stride + r, below, block[i]);
         }
         return;
     }

@@ -282,8 +282,8 @@ inline vf sigmoid(vf x) {
 }
 
 // ---- call-local memory ----
-/// What one thread's Scratch lies in, kept from call to call: memory given back to malloc in pieces of this size comes
-/// back slowly. Grows to what calls needed at once.
+/// What one thread's Scratch lies in, kept from call to call: memory given back to malloc in pieces of this
+/// size comes back slowly. Grows to what calls needed at once.
 class ScratchStack {
   public:
     ScratchStack() = default;
