@@ -116,7 +116,9 @@ fi
 python3 bench/report.py "$results" "${results%.jsonl}.json" | tee "${results%.jsonl}.txt"
 if part scaling; then
     say "scaling"
-    python3 bench/scaling.py "$bin" "$gguf" "$out/scaling-$stamp.json" --threads "$threads" | tee "$out/scaling-$stamp.txt"
+    tasks=../shared/superni
+    python3 bench/scaling.py "$bin" "$gguf" "$out/scaling-$stamp.json" --threads "$threads" \
+        $([[ ! -d $tasks ]] || echo --tasks "$tasks") | tee "$out/scaling-$stamp.txt"
 fi
 if part profile; then
     bench/profile.sh "$bin" "$gguf" "$rows" "$out/profile-$stamp.txt"

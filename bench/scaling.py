@@ -37,6 +37,7 @@ def main():
     parser.add_argument("bin")
     parser.add_argument("model")
     parser.add_argument("out")
+    parser.add_argument("--tasks", help="a folder of tasks to draw batches from")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--steps", type=int, default=2)
     options = parser.parse_args()
@@ -84,6 +85,22 @@ def main():
             first = first or per_unit
             out.append({"what": what, "value": value, "seconds": cost, "relative": per_unit / first})
             print(f"  {value:>6}  {1e3 * cost:>9.2f} ms  {per_unit / first:>6.2f}")
+    if options.tasks:
+        print("shared beginnings: batches of LoRA as a trainer draws them, each beginning computed once and with every row whole")
+        for few in (False, True):
+            for count in (8, 32):
+                for seed in (1, 2):
+                    rows = os.path.join(folder, "drawn.json")
+                    command = [f"{options.bin}/train_bench", "--model", options.model, "--tasks", options.tasks, "--drawn", str(seed),
+                               "--count", str(count), "--write-rows", rows] + (["--draw-tasks", "4"] if few else [])
+                    subprocess.run(command, check=True)
+                    train_rows = [f"{options.bin}/train_bench", *common, "--rows", rows, "--method", "lora", "--steps", str(options.steps)]
+                    shared, whole = output_of(train_rows), output_of(train_rows + ["--no-share"])
+                    gain = statistics.median(whole["seconds"]) / statistics.median(shared["seconds"])
+                    out.append({"what": "shared beginnings", "rows": count, "seed": seed, "tasks": 4 if few else 0, "gain": gain,
+                                "tokens": whole["computed_tokens"], "computed_tokens": shared["computed_tokens"]})
+                    print(f"  {count:>3} rows of {'4 tasks' if few else 'all tasks'}: {shared['computed_tokens']:>6} of {whole['computed_tokens']:>6} "
+                          f"tokens computed, {gain:>5.2f} times as fast")
     with open(options.out, "w", encoding="utf-8") as file:
         json.dump(out, file, indent=1)
 

@@ -31,7 +31,8 @@ namespace {
 
 struct Options {
     std::string model, rows, write_rows, tasks, method = "lora", config = "{}", precision = "auto";
-    int rank = 0, steps = 3, warmup = 1, threads = 0, count = 8, target_tokens = 900, drawn = -1;
+    int rank = 0, steps = 3, warmup = 1, threads = 0, count = 8, target_tokens = 900, drawn = -1,
+        draw_tasks = 0;
     int64_t activation_mib = 0;
     bool share = true, profile = false;
 };
@@ -62,10 +63,12 @@ void write_rows(const Options& o) {
     };
     if (o.drawn >= 0) {
         std::map<int, size_t> number;  // tasks in the batch, in order of appearance
-        Sampler sampler(data.tasks(), Split::train,
+        std::vector<Task> chosen = data.tasks();
+        if (o.draw_tasks > 0) chosen.resize(std::min(chosen.size(), static_cast<size_t>(o.draw_tasks)));
+        Sampler sampler(chosen, Split::train,
                         {SamplingStrategy::proportional, 2.0, static_cast<uint64_t>(o.drawn)});
         for (const Draw& draw : sampler.next(o.count)) {
-            const Task& task = data.tasks()[static_cast<size_t>(draw.task)];
+            const Task& task = chosen[static_cast<size_t>(draw.task)];
             const Example& example = task.examples(Split::train)[static_cast<size_t>(draw.example)];
             add(encoder.encode(task, example.input, example.outputs[static_cast<size_t>(draw.output)]),
                 number.try_emplace(draw.task, number.size()).first->second);
@@ -260,6 +263,7 @@ int main(int argc, char** argv) try {
     app.add_option("--write-rows", o.write_rows, "Write rows made from --tasks and stop");
     app.add_option("--tasks", o.tasks);
     app.add_option("--drawn", o.drawn, "With --write-rows: a batch as the trainer draws it with this seed");
+    app.add_option("--draw-tasks", o.draw_tasks, "With --drawn: only the first so many tasks");
     app.add_option("--count", o.count, "With --write-rows: how many rows");
     app.add_option("--target-tokens", o.target_tokens, "With --write-rows: their tokens together, about");
     app.add_option("--method", o.method);
