@@ -8,6 +8,7 @@
 
 #include "backbone/device_error.h"
 #include "base/error.h"
+#include "base/huge_pages.h"
 
 namespace polyad {
 
@@ -31,8 +32,10 @@ std::shared_ptr<PagePool::Page> PagePool::take() {
         }
     }
     try {
-        if (!memory.defined())
+        if (!memory.defined()) {
             memory = at::empty({elements_}, at::TensorOptions().dtype(dtype_).device(device_));
+            if (memory.is_cpu()) prefer_huge_pages(memory.data_ptr(), static_cast<int64_t>(memory.nbytes()));
+        }
         return std::make_shared<Page>(shared_from_this(), std::move(memory));
     } catch (const std::exception& e) {
         --used_;

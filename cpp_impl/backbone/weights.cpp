@@ -10,6 +10,7 @@
 #include "backbone/device.h"
 #include "backbone/frozen_gemm.h"
 #include "base/error.h"
+#include "base/huge_pages.h"
 #include "base/mapped_pages.h"
 
 namespace polyad {
@@ -85,6 +86,7 @@ at::Tensor FrozenMatrix::expand_blocks(const at::Tensor& blocks, bool scratch) c
     const int64_t rows = blocks.size(0);
     at::Tensor out = scratch ? scratch_matrix(device_, dtype_, rows, columns_)
                              : at::empty({rows, columns_}, at::TensorOptions().dtype(dtype_).device(device_));
+    if (out.is_cpu()) prefer_huge_pages(out.data_ptr(), static_cast<int64_t>(out.nbytes()));
     const auto& ops = ops_on(device_);
     const auto quant = quant_of(stored_.dtype);
     if (dtype_ == at::kFloat)
@@ -124,6 +126,7 @@ std::optional<kernels::PanelBranch> FrozenMatrix::panels(int64_t tokens) const {
         const int64_t bytes = kernels::ops().panel_bytes(quant, rows_, columns_);
         if (bytes == 0) return;
         panels_ = at::empty({bytes}, at::TensorOptions().dtype(at::kByte));
+        prefer_huge_pages(panels_.data_ptr(), bytes);
         kernels::ops().make_panels(quant, stored_.data.data(),
                                    source_row_.empty() ? nullptr : source_row_.data(), rows_, columns_,
                                    panels_.data_ptr());

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/huge_pages.h"
 
 namespace polyad {
 namespace {
@@ -56,6 +57,7 @@ std::shared_ptr<const ResidentLora> ResidentLora::make(const Skillset& skillset,
     const std::shared_ptr<ResidentLora> lora(new ResidentLora());
     lora->memory_ =
         at::empty({elements}, at::TensorOptions().dtype(dtype).device(skillset.backbone()->device()));
+    if (lora->memory_.is_cpu()) prefer_huge_pages(lora->memory_.data_ptr(), lora->bytes());
     lora->of_site_.resize(skillset.backbone()->sites().size());
     int64_t at = 0;
     const auto keep = [&](const at::Tensor& values) {
