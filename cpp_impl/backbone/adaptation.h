@@ -76,7 +76,8 @@ class Adaptation {
     /// What a layer's feed-forward adds to the residual: y [N, width], made from u [N, d_ff], the input of
     /// its output projection.
     virtual at::Tensor feed_forward(int /*layer*/, const at::Tensor& /*u*/, const at::Tensor& y) { return y; }
-    /// A trained tensor in place of the frozen weight or gain of this path; undefined = the frozen one.
+    /// A trained tensor in place of the frozen weight or gain of this path; undefined = the frozen one. A
+    /// gain is [width], or has a line per token, or in a decoder-only model one per row.
     virtual at::Tensor weight(const std::string& /*path*/) { return {}; }
     /// DoRA: factor on the output of a linear, bias excluded, [d_out]; undefined = 1. `site`'s own updates
     /// have been asked for before.

@@ -177,8 +177,8 @@ at::Tensor Decoder::attend(const Pass& pass, int64_t layer, const at::Tensor& h,
     const auto qkv = linears(pass, layer, {q_proj, k_proj, v_proj}, h, std::move(again));
     at::Tensor q = qkv[0], k = qkv[1];
     if (config_.qk_norm) {
-        q = rms_norm(q, pass.gain(weights.q_norm), config_.norm_eps);
-        k = rms_norm(k, pass.gain(weights.k_norm), config_.norm_eps);
+        q = rms_norm(q, pass.gain(weights.q_norm), config_.norm_eps, pass.rows);
+        k = rms_norm(k, pass.gain(weights.k_norm), config_.norm_eps, pass.rows);
     }
     std::optional<PastKeys> past;
     if (pass.cache) past = pass.cache->past_keys(layer, pass.past, pass.options.slots, pass.copy);
@@ -233,13 +233,16 @@ at::Tensor Decoder::feed_forward(const Pass& pass, int64_t layer, const at::Tens
 std::pair<at::Tensor, at::Tensor> Decoder::layer_parts(const Pass& pass, int64_t layer, const at::Tensor& x,
                                                        const at::Tensor& h) const {
     // What a norm reads is kept for its own backward pass: its output need not be.
-    const auto normed_again = [eps = config_.norm_eps](const at::Tensor& stream, const at::Tensor& gain) {
-        return [stream = stream.detach(), gain = gain.detach(), eps] { return rms_norm(stream, gain, eps); };
+    const auto normed_again = [&](const at::Tensor& stream, const at::Tensor& gain) {
+        const bool of_rows = gain.dim() == 2;
+        return [stream = stream.detach(), gain = gain.detach(), eps = config_.norm_eps,
+                rows = of_rows ? pass.rows : RowBegin()] { return rms_norm(stream, gain, eps, rows); };
     };
     const Layer& weights = layers_[static_cast<size_t>(layer)];
     const at::Tensor gain = pass.gain(weights.post_norm);
     const auto [sum, normed] = add_rms_norm(
-        x, attend(pass, layer, h, normed_again(x, pass.gain(weights.input_norm))), gain, config_.norm_eps);
+        x, attend(pass, layer, h, normed_again(x, pass.gain(weights.input_norm))), gain, config_.norm_eps,
+        pass.rows);
     return {sum, feed_forward(pass, layer, normed, normed_again(sum, gain))};
 }
 
@@ -248,7 +251,8 @@ at::Tensor Decoder::run_copies(Pass& pass, int64_t layer, int copies, const at::
     Adaptation& adaptation = *pass.options.adaptation;
     const auto run = [&](const Pass& some, const at::Tensor& in) {
         const at::Tensor h =
-            rms_norm(in, some.gain(layers_[static_cast<size_t>(layer)].input_norm), config_.norm_eps);
+            rms_norm(in, some.gain(layers_[static_cast<size_t>(layer)].input_norm), config_.norm_eps,
+                     some.rows);
         const auto [sum, delta] = layer_parts(some, layer, in, h);
         return sum + delta;
     };
@@ -333,17 +337,17 @@ at::Tensor Decoder::hidden(const Batch& batch, const ForwardOptions& options) co
         return pass.gain(layer == config_.layers ? final_norm_
                                                  : layers_[static_cast<size_t>(layer)].input_norm);
     };
-    at::Tensor h = rms_norm(x, norm_before(0), config_.norm_eps);
+    at::Tensor h = rms_norm(x, norm_before(0), config_.norm_eps, pass.rows);
     for (int64_t l = 0; l < config_.layers; ++l) {
         const int copies = adaptation ? adaptation->copies(Block::layer, static_cast<int>(l), x) : 0;
         if (copies > 0) {
             if (!batch.parent.empty())
                 fail(Code::unsupported, "rows that share a beginning cannot run copies of a layer");
             x = run_copies(pass, l, copies, x);
-            h = rms_norm(x, norm_before(l + 1), config_.norm_eps);
+            h = rms_norm(x, norm_before(l + 1), config_.norm_eps, pass.rows);
         } else {
             const auto [sum, delta] = layer_parts(pass, l, x, h);
-            std::tie(x, h) = add_rms_norm(sum, delta, norm_before(l + 1), config_.norm_eps);
+            std::tie(x, h) = add_rms_norm(sum, delta, norm_before(l + 1), config_.norm_eps, pass.rows);
         }
         if (options.trace) options.trace->push_back(x);
     }

@@ -22,10 +22,32 @@ float* float_or_null(const at::Tensor& t) {
     return t.defined() ? t.data_ptr<float>() : nullptr;
 }
 
+/// `count` vectors from the `begin`-th on that one gain norms.
+struct NormPart {
+    int64_t begin, count, line;
+};
+
+/// w is [width], or has a line for each of `rows`.
+std::vector<NormPart> norm_parts(const at::Tensor& x, const at::Tensor& w, const RowBegin& rows) {
+    const int64_t width = w.size(-1), heads = x.size(1) / width;
+    if (w.dim() == 1) return {{0, x.size(0) * heads, 0}};
+    POLYAD_CHECK(static_cast<int64_t>(rows.size()) == w.size(0) + 1 && rows.back() == x.size(0));
+    std::vector<NormPart> parts;
+    for (size_t b = 0; b + 1 < rows.size(); ++b)
+        if (const int32_t count = rows[b + 1] - rows[b])
+            parts.push_back({rows[b] * heads, count * heads, static_cast<int64_t>(b)});
+    return parts;
+}
+
+void* offset(const at::Tensor& t, int64_t elements) {
+    return static_cast<std::byte*>(t.data_ptr()) + elements * static_cast<int64_t>(t.element_size());
+}
+
 class RmsNormNode final : public SavedNode {
   public:
     std::string name() const override { return "RmsNorm"; }
     at::Tensor x, w, rstd;
+    std::vector<NormPart> parts;
     double eps = 0;
 
   protected:
@@ -43,9 +65,13 @@ class RmsNormNode final : public SavedNode {
             else if (dx.use_count() > 1 || dx.storage().use_count() > 1 || !dx.is_contiguous())
                 dx = dx.clone(at::MemoryFormat::Contiguous);
             if (wants(gradients.size())) dw = at::zeros_like(w);
-            ops_of(x).rms_norm_backward(float_of(x.scalar_type()), dy.data_ptr(), x.data_ptr(),
-                                        w.data_ptr<float>(), rstd.data_ptr<float>(), dx.data_ptr(),
-                                        float_or_null(dw), add, x.numel() / w.numel(), w.numel());
+            const int64_t width = w.size(-1);
+            for (const auto& [begin, count, line] : parts)
+                ops_of(x).rms_norm_backward(
+                    float_of(x.scalar_type()), offset(dy, begin * width), offset(x, begin * width),
+                    w.data_ptr<float>() + line * width, rstd.data_ptr<float>() + begin,
+                    offset(dx, begin * width), dw.defined() ? dw.data_ptr<float>() + line * width : nullptr,
+                    add, count, width);
         }
         List result(gradients.size(), dx);
         result.push_back(dw);
@@ -80,10 +106,6 @@ struct AttentionCall {
     std::vector<const void*> k_row, v_row;
     kernels::Attention args{};
 };
-
-void* offset(const at::Tensor& t, int64_t elements) {
-    return static_cast<std::byte*>(t.data_ptr()) + elements * static_cast<int64_t>(t.element_size());
-}
 
 void fill_call(AttentionCall& call, const AttentionPlan& plan, int64_t window, at::ScalarType type) {
     call.args.type = float_of(type);
@@ -152,7 +174,7 @@ class AttentionNode final : public SavedNode {
     }
 };
 
-/// Rows of several tasks that train norms of their own: plain autograd, no kernel.
+/// Tokens of several tasks that train norms of their own: plain autograd, no kernel.
 at::Tensor rms_norm_per_token(const at::Tensor& x, const at::Tensor& gain, double eps) {
     POLYAD_CHECK(gain.size(0) == x.size(0));
     const at::Tensor heads = x.to(at::kFloat).view({x.size(0), -1, gain.size(1)});
@@ -162,28 +184,33 @@ at::Tensor rms_norm_per_token(const at::Tensor& x, const at::Tensor& gain, doubl
 
 }  // namespace
 
-at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& gain, double eps) {
-    if (gain.dim() == 2) return rms_norm_per_token(x, gain, eps);
+at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& gain, double eps, const RowBegin& rows) {
+    if (gain.dim() == 2 && gain.size(0) == x.size(0)) return rms_norm_per_token(x, gain, eps);
     const bool recorded = needs_gradient(x, gain);
     const at::Tensor w = gain.detach();
     const at::Tensor input = x.detach().contiguous();
     at::Tensor y = new_buffer_like(input);
-    const int64_t n = input.numel() / w.numel();
-    at::Tensor rstd = recorded ? new_floats(n, input) : at::Tensor();
-    ops_of(input).rms_norm(float_of(x.scalar_type()), input.data_ptr(), w.data_ptr<float>(),
-                           static_cast<float>(eps), y.data_ptr(), float_or_null(rstd), n, w.numel());
+    const int64_t width = w.size(-1);
+    at::Tensor rstd = recorded ? new_floats(input.numel() / width, input) : at::Tensor();
+    const std::vector<NormPart> parts = norm_parts(input, w, rows);
+    for (const auto& [begin, count, line] : parts)
+        ops_of(input).rms_norm(float_of(x.scalar_type()), offset(input, begin * width),
+                               w.data_ptr<float>() + line * width, static_cast<float>(eps),
+                               offset(y, begin * width), recorded ? rstd.data_ptr<float>() + begin : nullptr,
+                               count, width);
     if (!recorded) return y;
     auto node = make_node<RmsNormNode>();
     node->x = input;
     node->w = w;
     node->rstd = rstd;
+    node->parts = parts;
     record(node, {x, gain}, {y});
     return y;
 }
 
 std::pair<at::Tensor, at::Tensor> add_rms_norm(const at::Tensor& residual, const at::Tensor& delta,
-                                               const at::Tensor& gain, double eps) {
-    if (gain.dim() == 2) {
+                                               const at::Tensor& gain, double eps, const RowBegin& rows) {
+    if (gain.dim() == 2 && gain.size(0) == residual.size(0)) {
         const at::Tensor sum = residual + delta;
         return {sum, rms_norm_per_token(sum, gain, eps)};
     }
@@ -193,16 +220,21 @@ std::pair<at::Tensor, at::Tensor> add_rms_norm(const at::Tensor& residual, const
     const at::Tensor old = residual.detach().contiguous();
     at::Tensor sum = delta.detach();
     at::Tensor y = new_buffer_like(sum);
-    const int64_t n = sum.numel() / w.numel();
-    at::Tensor rstd = recorded ? new_floats(n, sum) : at::Tensor();
+    const int64_t width = w.size(-1);
+    at::Tensor rstd = recorded ? new_floats(sum.numel() / width, sum) : at::Tensor();
+    const std::vector<NormPart> parts = norm_parts(sum, w, rows);
     // Addition commutes: the sum goes where delta was, and the old residual stays for its own backward pass.
-    ops_of(sum).add_rms_norm(float_of(sum.scalar_type()), sum.data_ptr(), old.data_ptr(), w.data_ptr<float>(),
-                             static_cast<float>(eps), y.data_ptr(), float_or_null(rstd), n, w.numel());
+    for (const auto& [begin, count, line] : parts)
+        ops_of(sum).add_rms_norm(float_of(sum.scalar_type()), offset(sum, begin * width),
+                                 offset(old, begin * width), w.data_ptr<float>() + line * width,
+                                 static_cast<float>(eps), offset(y, begin * width),
+                                 recorded ? rstd.data_ptr<float>() + begin : nullptr, count, width);
     if (!recorded) return {sum, y};
     auto node = make_node<RmsNormNode>();
     node->x = sum.detach();  // without the history `record` gives to sum: a node must not own itself
     node->w = w;
     node->rstd = rstd;
+    node->parts = parts;
     record(node, {residual, delta, gain}, {sum, y});
     return {sum, y};
 }

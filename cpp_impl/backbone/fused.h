@@ -16,14 +16,14 @@
 namespace polyad {
 
 /// gain * x / sqrt(mean(x^2) + eps) over the last dimension, which gain [width] (float32, may be trained)
-/// must divide: [N, heads * width] is normed per head. gain [N, width] = one per token. Saves x and one
-/// number per row.
-at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& gain, double eps);
+/// must divide: [N, heads * width] is normed per head. gain [N, width] = one per token, [rows, width] = one
+/// per row of `rows`. Saves x and one number per row.
+at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& gain, double eps, const RowBegin& rows = {});
 
 /// {residual + delta, rms_norm of it}. `delta`'s storage becomes the sum's: the caller gives it up. Saves the
 /// sum.
 std::pair<at::Tensor, at::Tensor> add_rms_norm(const at::Tensor& residual, const at::Tensor& delta,
-                                               const at::Tensor& gain, double eps);
+                                               const at::Tensor& gain, double eps, const RowBegin& rows = {});
 
 /// gate and up of a gated feed-forward, kept for the backward pass or made again when it comes.
 class GateUp {

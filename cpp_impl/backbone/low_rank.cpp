@@ -189,7 +189,7 @@ Update prepare(const LowRank& raw, const at::Tensor& x, int64_t d_out, const Row
 /// G u, or u itself.
 at::Tensor gated(const Update& update, const RowBegin& rows, const at::Tensor& u) {
     if (!update.gated()) return u;
-    at::Tensor v = at::empty({u.size(0), update.shape.ranks_out}, floats_like(u));
+    at::Tensor v = new_buffer({u.size(0), update.shape.ranks_out}, floats_like(u));
     ops_of(u).gate(update.shape, kernel_rows(rows), update.gate.data_ptr<float>(), u.data_ptr<float>(),
                    v.data_ptr<float>());
     return v;
@@ -209,7 +209,7 @@ void add_update(Update& update, const at::Tensor& x, const RowBegin& rows, at::T
     const auto type = float_of(x.scalar_type());
     const at::Tensor& input = update.input.defined() ? update.input : x;
     const int64_t ranks = update.shape.ranks_in;
-    update.u = at::empty({x.size(0), ranks}, floats_like(x));
+    update.u = new_buffer({x.size(0), ranks}, floats_like(x));
     ops.low_rank_down(type, input.data_ptr(), update.a.data_ptr(), update.group_of_row.data(),
                       kernel_rows(rows), x.size(1), ranks, update.u.data_ptr<float>());
     add_up(update, rows, y);
@@ -363,7 +363,7 @@ class AdaptedLinearNode final : public SavedNode {
         const int64_t tokens = dy.size(0);
         const bool own_input = update.input.defined();
         const at::Tensor& input = own_input ? update.input : x;
-        if (own_input && wants(slot + 3)) result[slot + 3] = at::zeros_like(input);
+        if (own_input && wants(slot + 3)) result[slot + 3] = new_zeros(input.sizes(), input.options());
         const at::Tensor& dinput = result[own_input ? slot + 3 : 0];
         const bool want_da = wants(slot), want_db = wants(slot + 1),
                    want_gate = update.gated() && wants(slot + 2),
@@ -371,18 +371,19 @@ class AdaptedLinearNode final : public SavedNode {
         if (!want_da && !want_db && !want_gate && !want_banks && !dinput.defined()) return;
 
         if (!update.banks.empty()) mix_banks(update, dy.scalar_type());
-        at::Tensor da = new_zeros(update.a.sizes(), floats_like(dy));
-        at::Tensor db = new_zeros(update.b.sizes(), floats_like(dy));
-        at::Tensor dv = at::empty({tokens, shape.ranks_out}, floats_like(dy));
+        at::Tensor da, db;
+        if (want_da || want_banks) da = new_zeros(update.a.sizes(), floats_like(dy));
+        if (want_db || want_banks) db = new_zeros(update.b.sizes(), floats_like(dy));
+        at::Tensor dv = new_buffer({tokens, shape.ranks_out}, floats_like(dy));
         const at::Tensor v = gated(update, rows, update.u);
         ops.low_rank_up_backward(type, dy.data_ptr(), v.data_ptr<float>(), update.b.data_ptr(),
                                  update.group_of_row.data(), kernel_rows(rows), dy.size(1), shape.ranks_out,
                                  static_cast<float>(update.scale), dv.data_ptr<float>(),
-                                 db.data_ptr<float>());
+                                 float_or_null(db));
         at::Tensor du = dv, dgate;
         if (update.gated()) {
-            du = at::empty({tokens, shape.ranks_in}, floats_like(dy));
-            if (want_gate) dgate = at::zeros(update.gate.sizes(), floats_like(dy));
+            du = new_buffer({tokens, shape.ranks_in}, floats_like(dy));
+            if (want_gate) dgate = new_zeros(update.gate.sizes(), floats_like(dy));
             ops.gate_backward(shape, kernel_rows(rows), update.gate.data_ptr<float>(),
                               update.u.data_ptr<float>(), dv.data_ptr<float>(), du.data_ptr<float>(),
                               float_or_null(dgate));
@@ -390,7 +391,7 @@ class AdaptedLinearNode final : public SavedNode {
         ops.low_rank_down_backward(type, du.data_ptr<float>(), input.data_ptr(), update.a.data_ptr(),
                                    update.group_of_row.data(), kernel_rows(rows), input.size(1),
                                    shape.ranks_in, dinput.defined() ? dinput.data_ptr() : nullptr,
-                                   da.data_ptr<float>());
+                                   float_or_null(da));
         if (want_da) result[slot] = da.to(update.a_dtype);
         if (want_db) result[slot + 1] = db.to(update.b_dtype);
         if (want_gate) result[slot + 2] = dgate.to(update.gate_dtype);

@@ -17,13 +17,22 @@ at::Tensor Bottleneck::apply(const at::Tensor& x, int64_t task) const {
 at::Tensor Bottleneck::apply(const at::Tensor& x, const RowBegin& rows,
                              const std::vector<int32_t>& task_of_row) const {
     POLYAD_CHECK(rows.size() == task_of_row.size() + 1 && rows.back() == x.size(0));
-    std::vector<at::Tensor> parts;
-    for (size_t begin = 0, end = 0; begin < task_of_row.size(); begin = end) {
-        while (end < task_of_row.size() && task_of_row[end] == task_of_row[begin]) ++end;
-        if (begin == 0 && end == task_of_row.size()) return apply(x, task_of_row[begin]);
-        if (rows[end] > rows[begin])
-            parts.push_back(apply(x.slice(0, rows[begin], rows[end]), task_of_row[begin]));
+    // One split: the gradients of its parts are laid end to end, where those of slices would each be as
+    // large as x.
+    std::vector<int64_t> sizes;
+    std::vector<int32_t> tasks;
+    for (size_t row = 0; row < task_of_row.size(); ++row) {
+        const int64_t count = rows[row + 1] - rows[row];
+        if (!tasks.empty() && tasks.back() == task_of_row[row]) {
+            sizes.back() += count;
+        } else {
+            sizes.push_back(count);
+            tasks.push_back(task_of_row[row]);
+        }
     }
+    if (tasks.size() == 1) return apply(x, tasks.front());
+    std::vector<at::Tensor> parts = x.split_with_sizes(sizes, 0);
+    for (size_t i = 0; i < parts.size(); ++i) parts[i] = apply(parts[i], tasks[i]);
     return at::cat(parts, 0);
 }
 

@@ -141,15 +141,16 @@ Bottleneck Pemt::adapter(const Place& place) const {
     return {value(place.down), value(place.down_bias), value(place.up), value(place.up_bias)};
 }
 
-std::pair<at::Tensor, at::Tensor> Pemt::stacked(size_t place, at::ScalarType dtype) const {
+StackedExperts Pemt::stacked(size_t place, at::ScalarType dtype) const {
     const std::lock_guard lock(mutex_);
     stacked_.resize(places_.size());
-    auto& [a, b] = stacked_[place];
-    if (!a.defined() || a.scalar_type() != dtype) {
-        a = stack_down(value(places_[place].experts[0]).detach()).to(dtype);
-        b = stack_up(value(places_[place].experts[1]).detach()).to(dtype).contiguous();
+    StackedExperts& kept = stacked_[place];
+    if (!kept.a.defined() || kept.a.scalar_type() != dtype) {
+        const std::vector<size_t>& experts = places_[place].experts;
+        kept = StackedExperts::of(value(experts[0]), value(experts[1]),
+                                  sources_.alpha / static_cast<double>(sources_.rank), dtype);
     }
-    return {a, b};
+    return kept;
 }
 
 void Pemt::parameters_changed() {

@@ -23,6 +23,7 @@
 #include "routing/pemt_sources.h"
 #include "routing/site_method.h"
 #include "routing/task_prompts.h"
+#include "routing/task_sparsity.h"
 
 namespace polyad {
 
@@ -76,9 +77,9 @@ class Pemt final : public SiteMethod {
     using SiteMethod::position;
     using SiteMethod::value;
     Bottleneck adapter(const Place& place) const;
-    /// Low-rank source experts side by side, in `dtype`: a [1, m r, d_in], b [1, d_out, m r]. They are
-    /// frozen, so they are stacked and converted once.
-    std::pair<at::Tensor, at::Tensor> stacked(size_t place, at::ScalarType dtype) const;
+    /// Low-rank source experts side by side, in `dtype`. They are frozen, so they are stacked and converted
+    /// once.
+    StackedExperts stacked(size_t place, at::ScalarType dtype) const;
     /// The source experts of a bottleneck form, one line per source.
     Bottleneck expert_bottleneck(const Place& place) const;
     /// Null when the norm is not trained.
@@ -103,7 +104,7 @@ class Pemt final : public SiteMethod {
     std::unordered_map<int, int> place_of_layer_;
     std::vector<size_t> source_prompt_, prompt_;
     mutable std::mutex mutex_;  ///< of what follows
-    mutable std::vector<std::pair<at::Tensor, at::Tensor>> stacked_;
+    mutable std::vector<StackedExperts> stacked_;
 };
 
 /// P + sum_i (softmax(P S_i^T) * keep_i) S_i; an undefined keep_i [n, n_i] = 1.

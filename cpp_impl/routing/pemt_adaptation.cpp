@@ -9,11 +9,12 @@
 
 #include <algorithm>
 #include <map>
-#include <tuple>
 
+#include "backbone/device.h"
 #include "base/error.h"
 #include "routing/dropout.h"
 #include "routing/pemt.h"
+#include "routing/prompt_pool.h"
 #include "routing/task_sparsity.h"
 
 namespace polyad {
@@ -76,7 +77,7 @@ class PemtAdaptation final : public Adaptation {
     at::Tensor encoder_query_;
     std::vector<at::Tensor> gates_;  ///< per place, of the last at()
     std::vector<at::Tensor> sparsity_;
-    at::Tensor token_tasks_[2];
+    at::Tensor tasks_[2];  ///< of each line of a norm's gains, per stream
 };
 
 at::Tensor PemtAdaptation::correlated(int task) const {
@@ -116,12 +117,11 @@ std::vector<at::Tensor> PemtAdaptation::prefix() {
 at::Tensor PemtAdaptation::query(const at::Tensor& states) const {
     const RowBegin& begin = rows_.begin[static_cast<int>(rows_.prompt_stream)];
     POLYAD_CHECK(!begin.empty() && states.size(0) == begin.back());
-    std::vector<at::Tensor> means;
-    for (const size_t b : fresh_) {
-        const int64_t count = rows_.prefix[b] + (method_.options().reads_row ? rows_.prompt[b] : 0);
-        means.push_back(states.narrow(0, begin[b], count).to(at::kFloat).mean(0));
-    }
-    return means.empty() ? at::Tensor() : at::stack(means);
+    if (fresh_.empty()) return {};
+    std::vector<TokenSpan> spans;
+    for (const size_t b : fresh_)
+        spans.push_back({begin[b], rows_.prefix[b] + (method_.options().reads_row ? rows_.prompt[b] : 0)});
+    return pool_spans(states, spans, false, Pool::mean);
 }
 
 at::Tensor PemtAdaptation::route(const Pemt::Place& place, const at::Tensor& query) const {
@@ -174,10 +174,12 @@ std::vector<LowRank> PemtAdaptation::at(const Site& site, const at::Tensor& x) {
     if (input_.trace) (*input_.trace)[site.path]["weights"] = gate;
     if (method_.sources().expert != "lora") return {};
     LowRank update;
-    std::tie(update.a, update.b) = method_.stacked(static_cast<size_t>(position), x.scalar_type());
+    const StackedExperts experts = method_.stacked(static_cast<size_t>(position), x.scalar_type());
+    update.a = experts.a;
+    update.b = experts.b;
     update.gate_kind = Gate::diagonal;
     update.gate = gate;
-    update.scale = method_.sources().alpha / static_cast<double>(method_.sources().rank);
+    update.scale = experts.scale;
     return {std::move(update)};
 }
 
@@ -211,12 +213,10 @@ void PemtAdaptation::add_sparsity(const Pemt::Place& place, const at::Tensor& ga
                                   const at::Tensor& f, const std::vector<at::Tensor>& experts) {
     const Pemt::Options& options = method_.options();
     const at::Tensor seen = options.ts_detach_output ? f.detach() : f;
-    const PemtSources& sources = method_.sources();
+    const auto position = static_cast<size_t>(method_.place_of(place.site.layer));
     const at::Tensor cosines =
-        experts.empty()
-            ? cosine_to_low_rank(seen, u, method_.value(place.experts[0]), method_.value(place.experts[1]),
-                                 sources.alpha / static_cast<double>(sources.rank))
-            : cosine_to(seen, experts);
+        experts.empty() ? cosine_to_low_rank(seen, u, method_.stacked(position, u.scalar_type()))
+                        : cosine_to(seen, experts);
     at::Tensor mask;
     if (options.ts_mask_padding) mask = recorded_noise(input_, place.site.path, "attention_mask");
     sparsity_.push_back(task_sparsity(cosines, gates, mask.defined() ? mask.reshape({-1}) : mask));
@@ -228,9 +228,12 @@ at::Tensor PemtAdaptation::weight(const std::string& path) {
     if (!norm || rows_.task.empty()) return {};
     const at::Tensor& table = method_.value(norm->index);
     if (rows_.one_task()) return table.select(0, rows_.task.front());
-    at::Tensor& tasks = token_tasks_[static_cast<int>(norm->stream)];
-    if (!tasks.defined()) tasks = rows_.token_tasks(norm->stream, method_.device());
-    return table.index_select(0, tasks);  // a gain per token
+    // Decoders take a gain per row, encoder-decoders one per token.
+    at::Tensor& tasks = tasks_[static_cast<int>(norm->stream)];
+    if (!tasks.defined())
+        tasks = rows_.prompt_stream == Stream::source ? rows_.token_tasks(norm->stream, method_.device())
+                                                      : device_list(rows_.task, method_.device());
+    return table.index_select(0, tasks);
 }
 
 }  // namespace

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "routing/prompt_pool.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/mv.h>
-#include <ATen/ops/outer.h>
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/zeros.h>
 
@@ -14,6 +14,7 @@
 #include <cmath>
 
 #include "backbone/autograd_node.h"
+#include "backbone/buffer_pool.h"
 
 namespace polyad {
 namespace {
@@ -44,60 +45,100 @@ void each_chunk(const at::Tensor& x, const Queries& queries, const Use& use) {
     }
 }
 
+bool all_at_once(const at::Tensor& x, const Queries& queries) {
+    return queries.count == x.size(0) && x.size(0) * x.size(0) <= attention_budget;
+}
+
 /// Only the sum over queries of a token's attention matters, so softmax(..) X itself is never formed:
-/// g = w sum_i x_i + sum_j (w sum_i a_ij) x_j.
-at::Tensor pool_one(const at::Tensor& x, bool attention, Pool pool) {
+/// g = w sum_i x_i + sum_j (w sum_i a_ij) x_j. `kept` (may be null) takes the attention where one piece is all
+/// of it.
+at::Tensor pool_one(const at::Tensor& x, bool attention, Pool pool, at::Tensor* kept) {
     const Queries queries = queries_of(pool, x.size(0));
+    if (!attention) return x.narrow(0, queries.begin, queries.count).mean(0);
     at::Tensor share = at::zeros({x.size(0)}, x.options());
     share.narrow(0, queries.begin, queries.count).fill_(1.0);
-    if (attention)
-        each_chunk(x, queries, [&](const at::Tensor&, const at::Tensor& a, int64_t) { share += a.sum(0); });
+    each_chunk(x, queries, [&](const at::Tensor&, const at::Tensor& a, int64_t) {
+        share += a.sum(0);
+        if (kept && all_at_once(x, queries)) *kept = a;
+    });
     return at::mv(x.t(), share) * queries.weight();
 }
 
 /// dL/dx of one span, given t = w dL/dg:
 ///     dx_i += t for the queries (residual);  dx_j += (sum_i a_ij) t;  and through the scores s_ij, with
 ///     e = X t and ds_ij = a_ij (e_j - sum_k a_ik e_k) / sqrt(d):  dX_I += ds X,  dX += ds^T X_I.
-at::Tensor pool_one_backward(const at::Tensor& x, const at::Tensor& gradient, bool attention, Pool pool) {
+at::Tensor pool_one_backward(const at::Tensor& x, const at::Tensor& t, Pool pool, const at::Tensor& kept) {
     const Queries queries = queries_of(pool, x.size(0));
-    const at::Tensor t = gradient * queries.weight();
-    at::Tensor share = at::zeros({x.size(0)}, x.options()), dx = at::zeros(x.sizes(), x.options());
+    at::Tensor share = at::zeros({x.size(0)}, x.options()), dx;
     share.narrow(0, queries.begin, queries.count).fill_(1.0);
-    if (attention) {
-        const at::Tensor e = at::mv(x, t);
-        const double scale = 1.0 / std::sqrt(static_cast<double>(x.size(1)));
-        each_chunk(x, queries, [&](const at::Tensor& chunk, const at::Tensor& a, int64_t begin) {
-            share += a.sum(0);
-            const at::Tensor ds = a * (e - at::mv(a, e).unsqueeze(1)) * scale;
-            dx.narrow(0, begin, chunk.size(0)).addmm_(ds, x);
-            dx.addmm_(ds.t(), chunk);
-        });
-    }
-    return dx.add_(at::outer(share, t));
+    const at::Tensor e = at::mv(x, t);
+    const double scale = 1.0 / std::sqrt(static_cast<double>(x.size(1)));
+    const auto use = [&](const at::Tensor& chunk, const at::Tensor& a, int64_t begin) {
+        share += a.sum(0);
+        const at::Tensor ds = (e - at::mv(a, e).unsqueeze(1)).mul_(a).mul_(scale);
+        if (all_at_once(x, queries)) {  // both terms in one product
+            dx = at::mm(ds + ds.t(), x);
+            return;
+        }
+        if (!dx.defined()) dx = at::zeros(x.sizes(), x.options());
+        dx.narrow(0, begin, chunk.size(0)).addmm_(ds, x);
+        dx.addmm_(ds.t(), chunk);
+    };
+    if (kept.defined())
+        use(x, kept, 0);
+    else
+        each_chunk(x, queries, use);
+    return dx.addr_(share, t);
+}
+
+/// Spans are small against what a thread can do: on the CPU each is one thread's, where there are enough of
+/// them.
+template <class One>
+void each_span(const at::Tensor& x, size_t spans, const One& one) {
+    const auto count = static_cast<int64_t>(spans);
+    const auto some = [&](int64_t begin, int64_t end) {
+        const at::NoGradGuard no_grad;
+        for (int64_t i = begin; i < end; ++i) one(static_cast<size_t>(i));
+    };
+    if (x.is_cpu() && count >= 2 * at::get_num_threads())
+        at::parallel_for(0, count, 1, some);
+    else
+        some(0, count);
 }
 
 class PoolNode final : public SavedNode {
   public:
     std::string name() const override { return "PoolSpans"; }
 
-    at::Tensor x;
+    at::Tensor x;  ///< kept for attention only
     std::vector<TokenSpan> spans;
+    std::vector<at::Tensor> kept;  ///< attention of each span; undefined = made again
+    std::vector<int64_t> sizes;
+    at::TensorOptions options;
     bool attention = true;
     Pool pool = Pool::mean;
 
   protected:
     List backward(List&& gradients) override {
         if (!gradients[0].defined() || !wants(0)) return List(1);
-        at::Tensor dx = at::zeros(x.sizes(), x.options());
-        for (size_t i = 0; i < spans.size(); ++i) {
+        at::Tensor dx = new_zeros(sizes, options);
+        const at::Tensor& gradient = gradients[0];
+        each_span(dx, spans.size(), [&](size_t i) {
+            const Queries queries = queries_of(pool, spans[i].count);
+            const at::Tensor t = gradient.select(0, static_cast<int64_t>(i)) * queries.weight();
+            if (!attention) {
+                dx.narrow(0, spans[i].begin + queries.begin, queries.count).copy_(t.unsqueeze(0));
+                return;
+            }
             const at::Tensor own = x.narrow(0, spans[i].begin, spans[i].count).to(at::kFloat);
-            dx.narrow(0, spans[i].begin, spans[i].count)
-                .copy_(
-                    pool_one_backward(own, gradients[0].select(0, static_cast<int64_t>(i)), attention, pool));
-        }
+            dx.narrow(0, spans[i].begin, spans[i].count).copy_(pool_one_backward(own, t, pool, kept[i]));
+        });
         return {dx};
     }
-    void release() override { x = at::Tensor(); }
+    void release() override {
+        x = at::Tensor();
+        kept.clear();
+    }
 };
 
 }  // namespace
@@ -106,19 +147,24 @@ at::Tensor pool_spans(const at::Tensor& x, const std::vector<TokenSpan>& spans, 
     at::Tensor g = at::empty({static_cast<int64_t>(spans.size()), x.size(1)},
                              x.options().dtype(at::kFloat).requires_grad(false));
     const at::Tensor values = x.detach();
-    {
-        at::NoGradGuard no_grad;
-        for (size_t i = 0; i < spans.size(); ++i) {
-            POLYAD_CHECK(spans[i].count > 0 && spans[i].begin >= 0 &&
-                         spans[i].begin + spans[i].count <= x.size(0));
-            const at::Tensor own = values.narrow(0, spans[i].begin, spans[i].count).to(at::kFloat);
-            g.select(0, static_cast<int64_t>(i)).copy_(pool_one(own, attention, pool));
-        }
-    }
-    if (!needs_gradient(x)) return g;
+    const bool recorded = needs_gradient(x);
+    std::vector<at::Tensor> kept(spans.size());
+    for (const TokenSpan& span : spans)
+        POLYAD_CHECK(span.count > 0 && span.begin >= 0 && span.begin + span.count <= x.size(0));
+    each_span(values, spans.size(), [&](size_t i) {
+        const at::Tensor own = values.narrow(0, spans[i].begin, spans[i].count).to(at::kFloat);
+        // No more than the span itself takes.
+        const int64_t line_bytes = x.size(1) * static_cast<int64_t>(x.element_size());
+        const bool keep = recorded && spans[i].count * 4 <= line_bytes;
+        g.select(0, static_cast<int64_t>(i)).copy_(pool_one(own, attention, pool, keep ? &kept[i] : nullptr));
+    });
+    if (!recorded) return g;
     auto node = make_node<PoolNode>();
-    node->x = values;
+    if (attention) node->x = values;
     node->spans = spans;
+    node->kept = std::move(kept);
+    node->sizes = values.sizes().vec();
+    node->options = values.options();
     node->attention = attention;
     node->pool = pool;
     record(node, {x}, {g});

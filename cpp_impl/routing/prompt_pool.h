@@ -19,9 +19,9 @@ struct TokenSpan {
     int64_t begin = 0, count = 0;
 };
 
-/// g [spans, d] in float32 from x [N, d]. A span sees itself only. Differentiable in x; the backward pass
-/// makes the attention again instead of keeping it, and neither pass holds more than some MiB of it, so that
-/// a long prompt costs time (O(count^2 d)) but no memory.
+/// g [spans, d] in float32 from x [N, d]. A span sees itself only. Differentiable in x; of short spans
+/// attention is kept for the backward pass, no more than x takes, else made again a few MiB at a time: a long
+/// prompt costs time (O(count^2 d)) but no memory.
 at::Tensor pool_spans(const at::Tensor& x, const std::vector<TokenSpan>& spans, bool attention, Pool pool);
 
 }  // namespace polyad

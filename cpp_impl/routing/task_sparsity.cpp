@@ -2,11 +2,20 @@
 #include "routing/task_sparsity.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/bmm.h>
+#include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/mm.h>
+#include <ATen/ops/mul.h>
 #include <ATen/ops/stack.h>
 
+#include "backbone/autograd_node.h"
+#include "backbone/buffer_pool.h"
+#include "backbone/device.h"
+#include "backbone/weights.h"
 #include "base/error.h"
+#include "kernels/op_table.h"
+#include "skills/mixing.h"
 
 namespace polyad {
 namespace {
@@ -18,19 +27,124 @@ at::Tensor length(const at::Tensor& squared) {
     return squared.clamp_min(shortest * shortest).sqrt();
 }
 
+/// All experts are one pair of m r ranks that every token reads.
+class CosineNode final : public SavedNode {
+  public:
+    std::string name() const override { return "CosineToLowRank"; }
+
+    at::Tensor forward(const at::Tensor& f, const at::Tensor& u, const StackedExperts& experts) {
+        POLYAD_CHECK(f.size(0) == u.size(0) && f.scalar_type() == experts.b.scalar_type() &&
+                     u.scalar_type() == experts.a.scalar_type());
+        f_ = f;
+        u_options_ = u.options();
+        experts_ = experts;
+        v_ = new_buffer({tokens(), ranks()}, floats());
+        along_ = new_buffer({tokens(), ranks()}, floats());
+        const auto& ops = ops_of(f);
+        ops.low_rank_down(float_of(u.scalar_type()), u.data_ptr(), experts.a.data_ptr(), &group, rows(),
+                          u.size(1), ranks(), v_.data_ptr<float>());
+        ops.low_rank_up_backward(float_of(f.scalar_type()), f.data_ptr(), v_.data_ptr<float>(),
+                                 experts.b.data_ptr(), &group, rows(), f.size(1), ranks(), 1.0f,
+                                 along_.data_ptr<float>(), nullptr);
+        const double s = experts.scale;
+        squared_ = sum_of_products(by_gram(), v_).mul_(s * s);
+        own_squared_ = at::linalg_vector_norm(f, 2, {-1}, true, at::kFloat).square_();
+        dot_ = sum_of_products(along_, v_).mul_(s);
+        return dot_ / lengths();
+    }
+
+  protected:
+    List backward(List&& gradients) override {
+        if (!gradients[0].defined()) return List(2);
+        const double s = experts_.scale, least = shortest * shortest;
+        const at::Tensor ddot = gradients[0] / lengths();  // [N, m]
+        // cos = dot / (|e| |f|): through a length it is -cos / (2 length^2), and nothing where it is clamped.
+        const at::Tensor through = ddot * dot_ * -0.5;
+        const auto of_square = [&](const at::Tensor& squared) {
+            return (through / squared.clamp_min(least)).mul_(squared.gt(least));
+        };
+        List result(2);
+        if (wants(1)) {
+            at::Tensor dv = by_gram();
+            per_expert(dv).mul_((of_square(squared_) * (2.0 * s * s)).unsqueeze(2));
+            per_expert(dv).addcmul_(per_expert(along_), (ddot * s).unsqueeze(2));
+            result[1] = new_zeros({tokens(), experts_.a.size(2)}, u_options_);
+            ops_of(f_).low_rank_down_backward(float_of(experts_.a.scalar_type()), dv.data_ptr<float>(),
+                                              nullptr, experts_.a.data_ptr(), &group, rows(),
+                                              experts_.a.size(2), ranks(), result[1].data_ptr(), nullptr);
+        }
+        if (wants(0)) {
+            per_expert(v_).mul_((ddot * s).unsqueeze(2));  // not needed any more
+            result[0] = new_buffer_like(f_);
+            at::mul_out(result[0], f_, of_square(own_squared_).sum(-1, true).mul_(2.0));
+            ops_of(f_).low_rank_up(float_of(f_.scalar_type()), v_.data_ptr<float>(), experts_.b.data_ptr(),
+                                   &group, rows(), f_.size(1), ranks(), 1.0f, result[0].data_ptr());
+        }
+        return result;
+    }
+    void release() override {
+        f_ = v_ = along_ = squared_ = own_squared_ = dot_ = at::Tensor();
+        experts_ = {};
+    }
+
+  private:
+    static constexpr int32_t group = 0;
+
+    int64_t tokens() const { return f_.size(0); }
+    int64_t ranks() const { return experts_.a.size(1); }
+    at::TensorOptions floats() const { return f_.options().dtype(at::kFloat); }
+    kernels::Rows rows() {
+        begin_[1] = static_cast<int32_t>(tokens());
+        return {begin_, 1};
+    }
+    at::Tensor per_expert(const at::Tensor& t) const {
+        const int64_t m = experts_.gram.size(0);
+        return t.view({tokens(), m, ranks() / m});
+    }
+    /// (B_i^T B_i) v_i, [N, m r].
+    at::Tensor by_gram() const {
+        at::Tensor out = new_buffer({tokens(), ranks()}, floats());
+        for (int64_t i = 0; i < experts_.gram.size(0); ++i) {
+            at::Tensor part = per_expert(out).select(1, i);
+            at::mm_out(part, per_expert(v_).select(1, i), experts_.gram.select(0, i));
+        }
+        return out;
+    }
+    /// [N, m].
+    at::Tensor sum_of_products(const at::Tensor& x, const at::Tensor& y) const {
+        at::Tensor products = new_buffer({tokens(), ranks()}, floats());
+        at::mul_out(products, x, y);
+        return per_expert(products).sum(-1);
+    }
+    at::Tensor lengths() const { return length(squared_) * length(own_squared_); }
+
+    at::Tensor f_, v_, along_;       ///< v = A u and B^T f, [N, m r] float32
+    at::Tensor squared_, own_squared_, dot_;  ///< |e|^2 [N, m], |f|^2 [N, 1], e.f [N, m]
+    at::TensorOptions u_options_;
+    StackedExperts experts_;
+    int32_t begin_[2] = {0, 0};
+};
+
 }  // namespace
 
-at::Tensor cosine_to_low_rank(const at::Tensor& f, const at::Tensor& u, const at::Tensor& a,
-                              const at::Tensor& b, double scale) {
-    const int64_t tokens = f.size(0), experts = a.size(0), rank = a.size(1);
-    const at::Tensor out = f.to(at::kFloat);
-    const at::Tensor v =
-        at::mm(u.to(at::kFloat), a.reshape({experts * rank, -1}).t()).view({tokens, experts, rank}) * scale;
-    const at::Tensor along =  // B_i^T f
-        at::mm(out, b.permute({1, 0, 2}).reshape({-1, experts * rank})).view({tokens, experts, rank});
-    const at::Tensor gram = at::bmm(b.transpose(1, 2), b);  // [m, r, r]
-    const at::Tensor squared = (at::bmm(v.transpose(0, 1), gram).transpose(0, 1) * v).sum(-1);
-    return (v * along).sum(-1) / (length(squared) * length((out * out).sum(-1)).unsqueeze(1));
+StackedExperts StackedExperts::of(const at::Tensor& a, const at::Tensor& b, double scale,
+                                  at::ScalarType dtype) {
+    const at::NoGradGuard no_grad;
+    const at::Tensor down = a.detach(), up = b.detach().to(at::kFloat);
+    return {stack_down(down).to(dtype).contiguous(), stack_up(up).to(dtype).contiguous(),
+            at::bmm(up.transpose(1, 2), up), scale};
+}
+
+at::Tensor cosine_to_low_rank(const at::Tensor& f, const at::Tensor& u, const StackedExperts& experts) {
+    auto node = make_node<CosineNode>();
+    const bool recorded = needs_gradient(f, u);
+    at::Tensor cosines;
+    {
+        const at::NoGradGuard no_grad;
+        cosines = node->forward(f.detach().contiguous(), u.detach().contiguous(), experts);
+    }
+    if (recorded) record(node, {f, u}, {cosines});
+    return cosines;
 }
 
 at::Tensor cosine_to(const at::Tensor& f, const std::vector<at::Tensor>& experts) {

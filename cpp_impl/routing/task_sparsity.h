@@ -12,10 +12,18 @@
 
 namespace polyad {
 
-/// cos(f, s B_i A_i u) for every expert, [N, m]: f [N, d_out], u [N, d_in], a [m, r, d_in], b [m, d_out, r].
-/// No expert's output is made: with v = A_i u it needs B_i^T f and |B_i v|^2 = v^T (B_i^T B_i) v only.
-at::Tensor cosine_to_low_rank(const at::Tensor& f, const at::Tensor& u, const at::Tensor& a,
-                              const at::Tensor& b, double scale);
+/// Frozen low-rank experts side by side, in the dtype of what they are multiplied with.
+struct StackedExperts {
+    at::Tensor a, b;  ///< [1, m r, d_in], [1, d_out, m r]
+    at::Tensor gram;  ///< B_i^T B_i, [m, r, r] float32
+    double scale = 1.0;
+
+    /// From a [m, r, d_in] and b [m, d_out, r].
+    static StackedExperts of(const at::Tensor& a, const at::Tensor& b, double scale, at::ScalarType dtype);
+};
+/// cos(f, s B_i A_i u) for every expert, [N, m] float32: f [N, d_out], u [N, d_in]. No expert's output is
+/// made: with v = A_i u it needs B_i^T f and |B_i v|^2 = v^T (B_i^T B_i) v only. Differentiable in f and u.
+at::Tensor cosine_to_low_rank(const at::Tensor& f, const at::Tensor& u, const StackedExperts& experts);
 /// cos(f, e_i) for experts' outputs e_i [N, d_out], [N, m].
 at::Tensor cosine_to(const at::Tensor& f, const std::vector<at::Tensor>& experts);
 /// L from the cosines [N, m] and the gates [rows, m]; `tokens` [N] (bool, or undefined = all) says which

@@ -1,11 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "skills/token_logits.h"
 
-#include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
-#include <ATen/ops/zeros_like.h>
-
 #include "backbone/autograd_node.h"
+#include "backbone/buffer_pool.h"
 #include "backbone/device.h"
 #include "backbone/weights.h"
 #include "kernels/op_table.h"
@@ -30,8 +27,8 @@ class TokenLogitsNode final : public SavedNode {
         if (!gradients[0].defined()) return List(2);
         const at::Tensor dy = gradients[0].contiguous();
         const OneRow one(x.size(0));
-        const at::Tensor dx = wants(0) ? at::zeros_like(x) : at::Tensor();
-        const at::Tensor dw = at::zeros(weight.sizes(), weight.options().dtype(at::kFloat));
+        const at::Tensor dx = wants(0) ? new_zeros(x.sizes(), x.options()) : at::Tensor();
+        const at::Tensor dw = new_zeros(weight.sizes(), weight.options().dtype(at::kFloat));
         ops_of(x).low_rank_down_backward(float_of(x.scalar_type()), dy.data_ptr<float>(), x.data_ptr(),
                                          weight.data_ptr(), &one.group, one.rows(), x.size(1), weight.size(0),
                                          dx.defined() ? dx.data_ptr() : nullptr, dw.data_ptr<float>());
@@ -46,7 +43,7 @@ at::Tensor token_logits(const at::Tensor& x, const at::Tensor& weight) {
     POLYAD_CHECK(x.dim() == 2 && weight.dim() == 2 && x.size(1) == weight.size(1));
     const at::Tensor input = x.detach().contiguous();
     const at::Tensor w = weight.detach().to(x.scalar_type()).contiguous();
-    at::Tensor y = at::empty({x.size(0), weight.size(0)}, x.options().dtype(at::kFloat));
+    at::Tensor y = new_buffer({x.size(0), weight.size(0)}, x.options().dtype(at::kFloat));
     const OneRow one(x.size(0));
     ops_of(x).low_rank_down(float_of(x.scalar_type()), input.data_ptr(), w.data_ptr(), &one.group, one.rows(),
                             x.size(1), weight.size(0), y.data_ptr<float>());

@@ -2,9 +2,11 @@
 // The adapted linear against plain formulas, and what a decoder promises about rows, caches and bad input.
 #include "backbone/backbone.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 
@@ -235,6 +237,29 @@ TEST(FusedNodes, GradientsFollowDifferences) {
                             noise(generator, {6, 16}), "swiglu, gate");
     expect_numeric_gradient([&](const at::Tensor& x) { return gated(other, x).mul(probe).sum(); },
                             noise(generator, {6, 16}), "swiglu, up");
+}
+
+/// One gain per row, as kernels norm it, is that gain for each of the row's tokens, as plain autograd does.
+TEST(FusedNodes, ANormPerRowIsThatOfItsTokens) {
+    Generator generator(12);
+    const RowBegin rows{0, 2, 2, 6};
+    const at::Tensor x = noise(generator, {6, 16}), delta = noise(generator, {6, 16}),
+                     probe = noise(generator, {6, 16}), lines = noise(generator, {3, 8});
+    const at::Tensor row_of_token = at::tensor({0, 0, 2, 2, 2, 2}, at::kLong);
+    std::vector<std::vector<at::Tensor>> results;
+    for (const bool per_row : {true, false}) {
+        const at::Tensor a = x.clone().requires_grad_(true), d = delta.clone().requires_grad_(true),
+                         w = lines.clone().requires_grad_(true);
+        const auto line = [&](const at::Tensor& gain) {
+            return per_row ? gain : gain.index_select(0, row_of_token);
+        };
+        const at::Tensor heads = rms_norm(a, line(w), 1e-5, rows);
+        const auto [sum, y] = add_rms_norm(a, d * 2.0, line(at::cat({w, w}, 1)), 1e-5, rows);
+        (heads.mul(probe) + y.mul(probe) + sum.mul(0.5)).sum().backward();
+        results.push_back({heads, sum, y, a.grad(), d.grad(), w.grad()});
+    }
+    for (size_t i = 0; i < results[0].size(); ++i)
+        EXPECT_LT((results[0][i] - results[1][i]).abs().max().item<double>(), 1e-5) << i;
 }
 
 TEST(FusedNodes, AttentionGradientsFollowDifferences) {

@@ -72,14 +72,15 @@ TEST(Orch, AttentionByHand) {
     expect_near(pool_spans(x, {{0, 2}}, false, Pool::mean), {std::sqrt(ln3) / 2});
 }
 
-/// Against the formula written out with autograd's own operators, values and gradients.
+/// Against the formula written out with autograd's own operators, values and gradients; enough spans for
+/// threads to share them.
 TEST(Orch, PoolingFollowsItsFormula) {
-    const std::vector<TokenSpan> spans = {{0, 5}, {7, 1}, {8, 4}};
+    const std::vector<TokenSpan> spans = {{0, 5}, {7, 1}, {8, 4}, {12, 3}, {15, 2}, {17, 6}};
     for (const bool attention : {true, false})
         for (const Pool pool : {Pool::mean, Pool::last, Pool::first}) {
-            at::Tensor x = drawn({12, 6}, 3).requires_grad_(true),
+            at::Tensor x = drawn({23, 6}, 3).requires_grad_(true),
                        plain = x.detach().clone().requires_grad_(true);
-            const at::Tensor weight = drawn({3, 6}, 4);
+            const at::Tensor weight = drawn({6, 6}, 4);
             const at::Tensor g = pool_spans(x, spans, attention, pool);
             (g * weight).sum().backward();
             std::vector<at::Tensor> want;
