@@ -240,9 +240,9 @@ std::pair<at::Tensor, at::Tensor> Decoder::layer_parts(const Pass& pass, int64_t
     };
     const Layer& weights = layers_[static_cast<size_t>(layer)];
     const at::Tensor gain = pass.gain(weights.post_norm);
-    const auto [sum, normed] = add_rms_norm(
-        x, attend(pass, layer, h, normed_again(x, pass.gain(weights.input_norm))), gain, config_.norm_eps,
-        pass.rows);
+    const auto [sum, normed] =
+        add_rms_norm(x, attend(pass, layer, h, normed_again(x, pass.gain(weights.input_norm))), gain,
+                     config_.norm_eps, pass.rows);
     return {sum, feed_forward(pass, layer, normed, normed_again(sum, gain))};
 }
 
@@ -250,9 +250,8 @@ at::Tensor Decoder::run_copies(Pass& pass, int64_t layer, int copies, const at::
     const int l = static_cast<int>(layer);
     Adaptation& adaptation = *pass.options.adaptation;
     const auto run = [&](const Pass& some, const at::Tensor& in) {
-        const at::Tensor h =
-            rms_norm(in, some.gain(layers_[static_cast<size_t>(layer)].input_norm), config_.norm_eps,
-                     some.rows);
+        const at::Tensor h = rms_norm(in, some.gain(layers_[static_cast<size_t>(layer)].input_norm),
+                                      config_.norm_eps, some.rows);
         const auto [sum, delta] = layer_parts(some, layer, in, h);
         return sum + delta;
     };

@@ -67,11 +67,11 @@ class RmsNormNode final : public SavedNode {
             if (wants(gradients.size())) dw = at::zeros_like(w);
             const int64_t width = w.size(-1);
             for (const auto& [begin, count, line] : parts)
-                ops_of(x).rms_norm_backward(
-                    float_of(x.scalar_type()), offset(dy, begin * width), offset(x, begin * width),
-                    w.data_ptr<float>() + line * width, rstd.data_ptr<float>() + begin,
-                    offset(dx, begin * width), dw.defined() ? dw.data_ptr<float>() + line * width : nullptr,
-                    add, count, width);
+                ops_of(x).rms_norm_backward(float_of(x.scalar_type()), offset(dy, begin * width),
+                                            offset(x, begin * width), w.data_ptr<float>() + line * width,
+                                            rstd.data_ptr<float>() + begin, offset(dx, begin * width),
+                                            dw.defined() ? dw.data_ptr<float>() + line * width : nullptr, add,
+                                            count, width);
         }
         List result(gradients.size(), dx);
         result.push_back(dw);

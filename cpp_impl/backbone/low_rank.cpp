@@ -378,8 +378,7 @@ class AdaptedLinearNode final : public SavedNode {
         const at::Tensor v = gated(update, rows, update.u);
         ops.low_rank_up_backward(type, dy.data_ptr(), v.data_ptr<float>(), update.b.data_ptr(),
                                  update.group_of_row.data(), kernel_rows(rows), dy.size(1), shape.ranks_out,
-                                 static_cast<float>(update.scale), dv.data_ptr<float>(),
-                                 float_or_null(db));
+                                 static_cast<float>(update.scale), dv.data_ptr<float>(), float_or_null(db));
         at::Tensor du = dv, dgate;
         if (update.gated()) {
             du = new_buffer({tokens, shape.ranks_in}, floats_like(dy));

@@ -21,9 +21,8 @@
 #include <unordered_map>
 
 #include "backbone/backbone.h"
-#include "routing/orchmoe.h"
-
 #include "backbone/device.h"
+#include "routing/orchmoe.h"
 
 namespace polyad {
 

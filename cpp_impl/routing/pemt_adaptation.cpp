@@ -214,9 +214,9 @@ void PemtAdaptation::add_sparsity(const Pemt::Place& place, const at::Tensor& ga
     const Pemt::Options& options = method_.options();
     const at::Tensor seen = options.ts_detach_output ? f.detach() : f;
     const auto position = static_cast<size_t>(method_.place_of(place.site.layer));
-    const at::Tensor cosines =
-        experts.empty() ? cosine_to_low_rank(seen, u, method_.stacked(position, u.scalar_type()))
-                        : cosine_to(seen, experts);
+    const at::Tensor cosines = experts.empty()
+                                   ? cosine_to_low_rank(seen, u, method_.stacked(position, u.scalar_type()))
+                                   : cosine_to(seen, experts);
     at::Tensor mask;
     if (options.ts_mask_padding) mask = recorded_noise(input_, place.site.path, "attention_mask");
     sparsity_.push_back(task_sparsity(cosines, gates, mask.defined() ? mask.reshape({-1}) : mask));

@@ -50,8 +50,8 @@ bool all_at_once(const at::Tensor& x, const Queries& queries) {
 }
 
 /// Only the sum over queries of a token's attention matters, so softmax(..) X itself is never formed:
-/// g = w sum_i x_i + sum_j (w sum_i a_ij) x_j. `kept` (may be null) takes the attention where one piece is all
-/// of it.
+/// g = w sum_i x_i + sum_j (w sum_i a_ij) x_j. `kept` (may be null) takes the attention where one piece is
+/// all of it.
 at::Tensor pool_one(const at::Tensor& x, bool attention, Pool pool, at::Tensor* kept) {
     const Queries queries = queries_of(pool, x.size(0));
     if (!attention) return x.narrow(0, queries.begin, queries.count).mean(0);

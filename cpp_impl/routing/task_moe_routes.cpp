@@ -7,10 +7,9 @@
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 
+#include "backbone/device.h"
 #include "base/error.h"
 #include "routing/task_moe.h"
-
-#include "backbone/device.h"
 
 namespace polyad {
 namespace {
@@ -175,8 +174,8 @@ void TaskMoe::explore(at::Tensor& weights, uint64_t seed) const {
                 for (const int64_t e : choices) out[e] = 1.0f / static_cast<float>(choices.size());
         }
     }
-    weights = at::where(list(marks).to(at::kBool).view({layers(), rows, 1}), on_device(instead, device_),
-                        weights);
+    weights =
+        at::where(list(marks).to(at::kBool).view({layers(), rows, 1}), on_device(instead, device_), weights);
 }
 
 }  // namespace polyad

@@ -118,7 +118,7 @@ class CosineNode final : public SavedNode {
     }
     at::Tensor lengths() const { return length(squared_) * length(own_squared_); }
 
-    at::Tensor f_, v_, along_;       ///< v = A u and B^T f, [N, m r] float32
+    at::Tensor f_, v_, along_;                ///< v = A u and B^T f, [N, m r] float32
     at::Tensor squared_, own_squared_, dot_;  ///< |e|^2 [N, m], |f|^2 [N, 1], e.f [N, m]
     at::TensorOptions u_options_;
     StackedExperts experts_;

@@ -25,8 +25,8 @@
 #include <limits>
 
 #include "backbone/backbone.h"
-#include "base/error.h"
 #include "backbone/device.h"
+#include "base/error.h"
 #include "routing/method_table.h"
 #include "routing/peft_experts.h"
 #include "routing/site_method.h"
