@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Memory for activations and gradients that goes round from step to step: pages given back to the system come
 // back as page faults, tens of thousands per step. The pool never holds more than what was in use at once at
-// the most.
+// the most and an eighth of that.
 #pragma once
 
 #include <ATen/core/Tensor.h>
