@@ -89,8 +89,11 @@ fi
 for ((round = 1; round <= rounds; ++round)); do
     for setting in ${settings[@]+"${settings[@]}"}; do
         say "round $round of $rounds: $setting"
-        $setting >>"$results" 2>"$out/errors.log" ||
-            { say "'$setting' failed"; tail -n 5 "$out/errors.log" >&2; exit 1; }
+        $setting >>"$results" 2>"$out/errors.log" || {
+            say "'$setting' failed"
+            tail -n 5 "$out/errors.log" >&2
+            [[ $setting == peft* || $setting == llama* ]] || exit 1  # a peer that fails here is missing from the tables
+        }
     done
 done
 
