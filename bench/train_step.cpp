@@ -34,7 +34,7 @@ struct Options {
     int rank = 0, steps = 3, warmup = 1, threads = 0, count = 8, target_tokens = 900, drawn = -1,
         draw_tasks = 0;
     int64_t activation_mib = 0;
-    bool share = true, profile = false;
+    bool share = true, profile = false, list_methods = false;
 };
 
 double seconds_since(Clock::time_point begin) {
@@ -258,7 +258,8 @@ int run(const Options& o) {
 int main(int argc, char** argv) try {
     Options o;
     CLI::App app{"One training setting, timed"};
-    app.add_option("--model", o.model)->required();
+    app.add_option("--model", o.model);
+    app.add_flag("--list-methods", o.list_methods, "Print the methods there are and stop");
     app.add_option("--rows", o.rows);
     app.add_option("--write-rows", o.write_rows, "Write rows made from --tasks and stop");
     app.add_option("--tasks", o.tasks);
@@ -278,6 +279,10 @@ int main(int argc, char** argv) try {
     app.add_option("--threads", o.threads);
     CLI11_PARSE(app, argc, argv);
     if (o.threads > 0) at::set_num_threads(o.threads);
+    if (o.list_methods) {
+        for (const std::string& name : method_names()) std::printf("%s\n", name.c_str());
+        return 0;
+    }
     if (!o.write_rows.empty()) return write_rows(o), 0;
     return run(o);
 } catch (const Error& e) {
