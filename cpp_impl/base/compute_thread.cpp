@@ -12,6 +12,7 @@
 namespace polyad {
 
 void work_in_background() {
+    omp_set_num_threads(1);
 #if defined(__linux__)
     setpriority(PRIO_PROCESS, 0, 10);  // of this thread alone; where it is refused it does not give way
 #endif

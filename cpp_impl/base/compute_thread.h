@@ -13,8 +13,8 @@
 
 namespace polyad {
 
-/// Makes the calling thread give way to others where the cores are short (on Linux; elsewhere nothing
-/// changes).
+/// Makes the calling thread work on one core, and give way to others where the cores are short (on Linux;
+/// elsewhere nothing changes).
 void work_in_background();
 
 class ComputeThread {

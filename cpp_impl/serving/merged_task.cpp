@@ -3,7 +3,6 @@
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/from_blob.h>
-#include <omp.h>
 
 #include <algorithm>
 
@@ -72,8 +71,7 @@ void HotTask::begin(const std::shared_ptr<const ServedSkillset>& served, int tas
     made_ = false;
     making_ =
         std::thread([this, served, task, stream = current_stream(served->skillset().backbone()->device())] {
-            omp_set_num_threads(1);  // steps go on beside it
-            work_in_background();
+            work_in_background();  // steps go on beside it
             try {
                 const DeviceScope scope(stream);
                 product_ = std::make_shared<MergedTask>(served, task);

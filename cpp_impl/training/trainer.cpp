@@ -5,7 +5,6 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/index_select.h>
 #include <ATen/ops/tensor.h>
-#include <omp.h>
 
 #include <algorithm>
 #include <chrono>
@@ -104,10 +103,9 @@ Trainer::Rows Trainer::draw_step() {
 }
 
 void Trainer::encode_ahead() {
-    const auto work = [this, sampler = sampler_,
-                       count = config_.batch_size * config_.gradient_accumulation]() mutable {
+    auto work = [this, sampler = sampler_,
+                 count = config_.batch_size * config_.gradient_accumulation]() mutable {
         work_in_background();
-        omp_set_num_threads(1);  // of a sentence encoder
         Ahead ahead;
         try {
             ahead.draws = sampler.next(count);
@@ -118,7 +116,7 @@ void Trainer::encode_ahead() {
         return ahead;
     };
     try {
-        ahead_ = std::async(std::launch::async, work);
+        ahead_ = std::async(std::launch::async, std::move(work));
     } catch (const std::system_error&) {  // no more threads: the next step encodes its rows itself
     }
 }
