@@ -20,7 +20,7 @@ namespace polyad {
 namespace {
 
 constexpr int64_t smallest = 16 << 10;  ///< bytes; below, malloc keeps what it was given back
-constexpr int64_t page = 4096, huge_page = int64_t{2} << 20;
+constexpr int64_t page = 4096;
 constexpr int64_t chunk = int64_t{64} << 20;  ///< address space taken at a time; memory only as it is written
 
 int64_t round_up(int64_t bytes, int64_t to) {
@@ -176,6 +176,12 @@ at::Tensor new_buffer_like(const at::Tensor& t) {
 
 at::Tensor new_zeros(at::IntArrayRef sizes, const at::TensorOptions& options) {
     return new_buffer(sizes, options).zero_();
+}
+
+at::Tensor new_lasting(at::IntArrayRef sizes, const at::TensorOptions& options) {
+    at::Tensor out = at::empty(sizes, options);
+    if (out.is_cpu()) prefer_huge_pages(out.data_ptr(), static_cast<int64_t>(out.nbytes()));
+    return out;
 }
 
 BufferUse buffer_use() {

@@ -17,6 +17,10 @@ at::Tensor new_buffer_like(const at::Tensor& t);
 /// Zeros.
 at::Tensor new_zeros(at::IntArrayRef sizes, const at::TensorOptions& options);
 
+/// Not of the pool: uninitialised memory for what stays and is read in order (weights, cached keys), on the
+/// CPU in pages as large as the system has them.
+at::Tensor new_lasting(at::IntArrayRef sizes, const at::TensorOptions& options);
+
 struct BufferUse {
     int64_t live_bytes, idle_bytes;  ///< handed out; waiting
     int64_t taken_from_system;       ///< bytes so far that the pool did not have

@@ -6,9 +6,9 @@
 #include <algorithm>
 #include <utility>
 
+#include "backbone/buffer_pool.h"
 #include "backbone/device_error.h"
 #include "base/error.h"
-#include "base/huge_pages.h"
 
 namespace polyad {
 
@@ -32,10 +32,8 @@ std::shared_ptr<PagePool::Page> PagePool::take() {
         }
     }
     try {
-        if (!memory.defined()) {
-            memory = at::empty({elements_}, at::TensorOptions().dtype(dtype_).device(device_));
-            if (memory.is_cpu()) prefer_huge_pages(memory.data_ptr(), static_cast<int64_t>(memory.nbytes()));
-        }
+        if (!memory.defined())
+            memory = new_lasting({elements_}, at::TensorOptions().dtype(dtype_).device(device_));
         return std::make_shared<Page>(shared_from_this(), std::move(memory));
     } catch (const std::exception& e) {
         --used_;

@@ -10,7 +10,6 @@
 #include "backbone/device.h"
 #include "backbone/frozen_gemm.h"
 #include "base/error.h"
-#include "base/huge_pages.h"
 #include "base/mapped_pages.h"
 
 namespace polyad {
@@ -84,9 +83,9 @@ int64_t FrozenMatrix::row_bytes() const {
 
 at::Tensor FrozenMatrix::expand_blocks(const at::Tensor& blocks, bool scratch) const {
     const int64_t rows = blocks.size(0);
-    at::Tensor out = scratch ? scratch_matrix(device_, dtype_, rows, columns_)
-                             : at::empty({rows, columns_}, at::TensorOptions().dtype(dtype_).device(device_));
-    if (out.is_cpu()) prefer_huge_pages(out.data_ptr(), static_cast<int64_t>(out.nbytes()));
+    at::Tensor out = scratch
+                         ? scratch_matrix(device_, dtype_, rows, columns_)
+                         : new_lasting({rows, columns_}, at::TensorOptions().dtype(dtype_).device(device_));
     const auto& ops = ops_on(device_);
     const auto quant = quant_of(stored_.dtype);
     if (dtype_ == at::kFloat)
@@ -125,8 +124,7 @@ std::optional<kernels::PanelBranch> FrozenMatrix::panels(int64_t tokens) const {
     std::call_once(panels_made_, [&] {
         const int64_t bytes = kernels::ops().panel_bytes(quant, rows_, columns_);
         if (bytes == 0) return;
-        panels_ = at::empty({bytes}, at::TensorOptions().dtype(at::kByte));
-        prefer_huge_pages(panels_.data_ptr(), bytes);
+        panels_ = new_lasting({bytes}, at::TensorOptions().dtype(at::kByte));
         kernels::ops().make_panels(quant, stored_.data.data(),
                                    source_row_.empty() ? nullptr : source_row_.data(), rows_, columns_,
                                    panels_.data_ptr());

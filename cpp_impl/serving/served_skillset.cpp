@@ -2,14 +2,13 @@
 #include "serving/served_skillset.h"
 
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/empty.h>
 
 #include <algorithm>
 #include <optional>
 #include <utility>
 
+#include "backbone/buffer_pool.h"
 #include "base/error.h"
-#include "base/huge_pages.h"
 
 namespace polyad {
 namespace {
@@ -22,7 +21,7 @@ std::optional<std::vector<CollapsedSite>> collapse_all(const Skillset& skillset,
         std::optional<CollapsedSite> pair = skillset.method().collapse(site, task);
         if (!pair) return std::nullopt;
         out.push_back(std::move(*pair));
-        rest();
+        if (rest) rest();
     }
     return out;
 }
@@ -43,8 +42,7 @@ std::shared_ptr<const ResidentLora> ResidentLora::make(const Skillset& skillset,
     const at::NoGradGuard no_grad;
     std::optional<std::vector<CollapsedSite>> pairs;
     try {
-        pairs = collapse_all(
-            skillset, task, rest ? rest : [] {});
+        pairs = collapse_all(skillset, task, rest);
     } catch (const Error& e) {
         if (e.code() != Code::unknown_task && e.code() != Code::invalid_argument) throw;
     }
@@ -56,8 +54,7 @@ std::shared_ptr<const ResidentLora> ResidentLora::make(const Skillset& skillset,
         elements += aligned(pair.a.numel(), size) + aligned(pair.b.numel(), size);
     const std::shared_ptr<ResidentLora> lora(new ResidentLora());
     lora->memory_ =
-        at::empty({elements}, at::TensorOptions().dtype(dtype).device(skillset.backbone()->device()));
-    if (lora->memory_.is_cpu()) prefer_huge_pages(lora->memory_.data_ptr(), lora->bytes());
+        new_lasting({elements}, at::TensorOptions().dtype(dtype).device(skillset.backbone()->device()));
     lora->of_site_.resize(skillset.backbone()->sites().size());
     int64_t at = 0;
     const auto keep = [&](const at::Tensor& values) {
