@@ -226,6 +226,17 @@ TEST_F(SharedForward, ALittleTooMuchIsMadeAgainInOneForward) {
         return plan_forwards(*skills->backbone(), skills->method(), rows(), true, bytes);
     };
     const int64_t enormous = int64_t{1} << 40;
+    // All that the forward keeps, less what it can make again, is the smallest budget without parts.
+    const Backbone& backbone = *skills->backbone();
+    const int64_t size =
+        PackedForward(backbone, skills->method(), rows(), Mode::train, nullptr, true).batch.size();
+    int64_t elements = backbone.info().layers * backbone.info().width;
+    for (const Site& site : backbone.sites()) elements += site.d_out;
+    const int64_t whole = size * elements * static_cast<int64_t>(at::elementSize(backbone.compute_dtype()));
+    const int64_t least = whole - backbone.spared_bytes(size);
+    EXPECT_LT(least, whole);
+    EXPECT_EQ(plan(least).parts.size(), 1u);
+    EXPECT_GT(plan(least - 1).parts.size(), 1u);
     int64_t splits = 1;  // the largest power of two that needs parts
     while (plan(splits * 2).parts.size() > 1) splits *= 2;
     EXPECT_EQ(plan(splits * 2).activation_bytes, splits * 2);
