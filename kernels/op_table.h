@@ -126,8 +126,7 @@ struct PanelBranch {
 struct OpTable {
     const char* isa;
 
-    // ---- conversion
-    // -----------------------------------------------------------------------------------------
+    // ---- conversion ----
     /// Expands `n` elements of GGUF blocks (n a multiple of the block size). Bitwise equal to ggml's
     /// references.
     void (*dequantise)(Quant type, const void* src, float* dst, int64_t n);
@@ -153,8 +152,7 @@ struct OpTable {
     void (*to_bf16)(const float* src, uint16_t* dst, int64_t n);
     void (*from_bf16)(const uint16_t* src, float* dst, int64_t n);
 
-    // ---- element-wise
-    // ---------------------------------------------------------------------------------------
+    // ---- element-wise ----
     /// y = w * x / sqrt(mean(x^2) + eps) per row of `width`; rstd [n] is kept for the backward pass (may be
     /// null).
     void (*rms_norm)(Float type, const void* x, const float* w, float eps, void* y, float* rstd, int64_t n,
@@ -183,8 +181,7 @@ struct OpTable {
     void (*append)(Float type, const void* fresh, Rows rows, const CacheRows& to, const int32_t* past,
                    int64_t width);
 
-    // ---- attention
-    // ------------------------------------------------------------------------------------------
+    // ---- attention ----
     /// o and, when lse is not null, lse [N, heads] = log-sum-exp of each query's scores (for the backward
     /// pass).
     void (*attention)(const Attention& a, const void* q, void* o, float* lse);
@@ -201,8 +198,7 @@ struct OpTable {
                                     const void* do_, const float* lse, void* dq, void* const* dk_row,
                                     void* const* dv_row);
 
-    // ---- routed low-rank (the one operator)
-    // -------------------------------------------------------------------
+    // ---- routed low-rank (the one operator) ----
     /// u[t, :] = x[t, :] A_g^T for the group g of t's row (group -1: zeros). A: [groups, rank, d_in] in
     /// `type`.
     void (*low_rank_down)(Float type, const void* x, const void* a, const int32_t* group_of_row, Rows rows,
@@ -238,24 +234,21 @@ struct OpTable {
     void (*mix_factors_backward)(const FactorMix& mix, const float* bank, const float* weights,
                                  const float* dout, float* dbank, float* dweights);
 
-    // ---- output head
-    // ----------------------------------------------------------------------------------------
+    // ---- output head ----
     /// Softmax cross-entropy of logits [n, vocab] (float32), label smoothing eps spread over the whole
     /// vocabulary: nll[t] = (1 - eps) * -log p[target] + eps / vocab * sum_v -log p_v. When `gradient` != 0
     /// logits become d nll[t] / d logits. target -1: nll 0, gradient 0.
     void (*cross_entropy)(float* logits, const int32_t* target, float eps, float* nll, int gradient,
                           int64_t n, int64_t vocab);
 
-    // ---- optimiser
-    // ------------------------------------------------------------------------------------------
+    // ---- optimiser ----
     /// One AdamW step (decoupled weight decay), gradients multiplied by grad_scale first.
     void (*adamw)(float* p, const float* g, float* m, float* v, int64_t n, float lr, float beta1, float beta2,
                   float eps, float weight_decay, float bias1, float bias2, float grad_scale);
     /// Sum of squares in double, same result for any number of threads.
     double (*sum_squares)(const float* x, int64_t n);
 
-    // ---- devices alone
-    // --------------------------------------------------------------------------------------
+    // ---- devices alone ----
     /// Copies host memory to the device's, queued; `from` may change or go when it returns. `to` starts where
     /// 16 bytes do. Does not wait for the device, unless there are more than 256 KiB. Null on the CPU.
     void (*upload)(void* to, const void* from, int64_t bytes);

@@ -222,6 +222,11 @@ __global__ void __launch_bounds__(threads)
     leave_cluster();
 }
 
+/// Loads may be as wide.
+__host__ __device__ constexpr int64_t whole_vectors(int64_t ranks) {
+    return (ranks + 3) / 4 * 4;
+}
+
 /// A cluster of blocks a token: all make u and gate it, each adds its part of d_out. Shared memory: twice the
 /// ranks of u and once those of v, each rounded up to whole vectors.
 template <class T>
@@ -229,7 +234,8 @@ __global__ void __launch_bounds__(threads)
     fused_gated(const T* x, const T* a, const T* b, Groups groups, Gated shape, const float* gate, int d_in,
                 int d_out, float scale, bool wide_in, bool wide_b, T* y) {
     extern __shared__ float memory[];
-    const int token = blockIdx.y, group = groups.of(token), ranks = (shape.in + 3) / 4 * 4;
+    const int token = blockIdx.y, group = groups.of(token);
+    const int ranks = static_cast<int>(whole_vectors(shape.in));
     if (group < 0) return;  // the whole cluster
     float *part = memory, *u = part + ranks, *v = u + ranks;
     int first, last;
@@ -270,10 +276,6 @@ struct TokenClusters {
     cudaLaunchConfig_t config{};
     cudaLaunchAttribute cluster{};
 };
-
-int64_t whole_vectors(int64_t ranks) {
-    return (ranks + 3) / 4 * 4;  // loads may be as wide
-}
 
 template <class T>
 void launch_fused(Call& call, const T* x, const RowFactors* of_row, Rows rows, int64_t tokens, int64_t d_in,

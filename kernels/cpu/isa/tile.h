@@ -219,29 +219,23 @@ inline void transpose(const float* from, int64_t from_stride, int64_t rows, int6
 #if defined(__AVX512F__)
     if (columns == 4 && from_stride == 4)
         for (; r + 16 <= rows; r += 16) transpose16x4(from + 4 * r, to + r, to_stride);
-    for (; r + 16 <= rows; r += 16)
-        for (int64_t c = 0; c < columns; c += 16) {
-            const int64_t width = least(16, columns - c);
-            const auto mask = static_cast<__mmask16>((1u << width) - 1);
-            __m512 block[16];
-            for (int i = 0; i < 16; ++i)
-                block[i] = _mm512_maskz_loadu_ps(mask, from + (r + i) * from_stride + c);
-            transpose16(block);
-            for (int i = 0; i < width; ++i) _mm512_storeu_ps(to + (c + i) * to_stride + r, block[i]);
-        }
-    if (const int64_t left = rows - r; left > 0 && columns >= 16) {
-        const auto below = static_cast<__mmask16>((1u << left) - 1);
+    const auto up_to_16_rows = [&](int64_t count) __attribute__((always_inline)) {
+        const auto used = static_cast<__mmask16>((1u << count) - 1);
         for (int64_t c = 0; c < columns; c += 16) {
             const int64_t width = least(16, columns - c);
             const auto mask = static_cast<__mmask16>((1u << width) - 1);
             __m512 block[16];
             for (int i = 0; i < 16; ++i)
                 block[i] =
-                    i < left ? _mm512_maskz_loadu_ps(mask, from + (r + i) * from_stride + c) : __m512{};
+                    i < count ? _mm512_maskz_loadu_ps(mask, from + (r + i) * from_stride + c) : __m512{};
             transpose16(block);
             for (int i = 0; i < width; ++i)
-                _mm512_mask_storeu_ps(to + (c + i) * to_stride + r, below, block[i]);
+                _mm512_mask_storeu_ps(to + (c + i) * to_stride + r, used, block[i]);
         }
+    };
+    for (; r + 16 <= rows; r += 16) up_to_16_rows(16);
+    if (r < rows && columns >= 16) {
+        up_to_16_rows(rows - r);
         return;
     }
 #endif
