@@ -10,6 +10,9 @@ namespace {
 
 constexpr int64_t block = 256, grain = 32;
 constexpr int64_t few = 16;  ///< decoding: as it comes, padding would cost more than it saves
+/// oneDNN's AMX kernels read a row to the end of a tile and multiply what lies behind it, the head of the next
+/// row, by zero: what is not finite there does reach the row before it.
+constexpr int64_t tile_columns = 32;
 
 /// `count` rows from t's first on, as far as t's memory goes on behind its last; undefined when it does not.
 at::Tensor extended(const at::Tensor& t, int64_t count) {
@@ -38,7 +41,8 @@ void multiply_rows(at::Tensor& out, const at::Tensor& x, const at::Tensor& m, bo
             at::mm_out(part, x.narrow(0, begin, count), m);
     };
     if (!x.is_cpu()) return direct(0, x.size(0));
-    if (const int64_t rows = padded_rows(x.size(0)); room && rows > x.size(0)) {
+    const bool whole_tiles = x.size(1) % tile_columns == 0;
+    if (const int64_t rows = padded_rows(x.size(0)); room && whole_tiles && rows > x.size(0)) {
         const at::Tensor in = extended(x, rows);
         at::Tensor to = extended(out, rows);
         if (in.defined() && to.defined()) {

@@ -2,11 +2,14 @@
 #include "backbone/buffer_pool.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/mm.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <limits>
 #include <thread>
 #include <vector>
 
@@ -91,6 +94,29 @@ TEST(FrozenGemm, RoomChangesNothing) {
         multiply_rows(in_place, x, m, false, true);  // x without room
         EXPECT_TRUE(in_place.allclose(wanted, 1e-4, 1e-4)) << rows;
     }
+}
+
+/// What lies behind the last row, NaN here, reaches no row: neither where rows end within a tile of oneDNN's
+/// AMX kernels (56, 72 columns) nor where they fill it.
+TEST(FrozenGemm, NothingComesFromBehindTheLastRow) {
+    const at::TensorOptions halves = floats.dtype(at::kBFloat16);
+    const auto ones = [&](int64_t rows, int64_t columns) {
+        at::Tensor t = new_buffer({rows, columns}, halves);
+        at::Tensor all = t.as_strided({padded_rows(rows), columns}, {columns, 1});
+        all.fill_(std::numeric_limits<float>::quiet_NaN());
+        t.fill_(1.0);
+        return t;
+    };
+    for (const int64_t columns : {32, 40, 56, 64, 72, 305})
+        for (const int64_t rows : {3, 19, 33, 82, 300}) {
+            const at::Tensor m = at::ones({columns, 64}, halves), x = ones(rows, columns);
+            at::Tensor out = ones(rows, 64);
+            multiply_rows(out, x, m, false, true);
+            const at::Tensor wanted = at::full({rows, 64}, static_cast<double>(columns), halves);
+            EXPECT_TRUE(out.equal(wanted)) << rows << " rows of " << columns;
+            multiply_rows(out, x, m, true, true);
+            EXPECT_TRUE(out.equal(wanted * 2)) << rows << " rows of " << columns;
+        }
 }
 
 }  // namespace
