@@ -234,6 +234,18 @@ struct OpTable {
     void (*mix_factors_backward)(const FactorMix& mix, const float* bank, const float* weights,
                                  const float* dout, float* dbank, float* dweights);
 
+    // ---- tokens spread over copies of a block; null on devices that have none ----
+    /// out[m, :] = w[m] x[row[m], :] for m < n; w null: 1.
+    void (*gather_rows)(Float type, const void* x, const int32_t* row, const float* w, int64_t n,
+                        int64_t width, void* out);
+    /// out[t, :] (+)= sum of w[m] y[m, :] over m = member[begin[t]], ..., member[begin[t + 1] - 1], for t < n;
+    /// w null: 1. Sums are float32.
+    void (*sum_rows)(Float type, const void* y, const int32_t* begin, const int32_t* member, const float* w,
+                     int add, int64_t n, int64_t width, void* out);
+    /// dots[m] += <a[row[m], :], b[m, :]> for m < n.
+    void (*row_dots)(Float type, const void* a, const int32_t* row, const void* b, int64_t n, int64_t width,
+                     float* dots);
+
     // ---- output head ----
     /// Softmax cross-entropy of logits [n, vocab] (float32), label smoothing eps spread over the whole
     /// vocabulary: nll[t] = (1 - eps) * -log p[target] + eps / vocab * sum_v -log p_v. When `gradient` != 0

@@ -47,8 +47,15 @@ struct NormSite {
     int64_t width = 0;
 };
 
-/// What a copy stands for.
-enum class Block { layer, feed_forward };
+/// Tokens of a feed-forward spread over copies of it that differ in their updates alone:
+///     FFN(h)_n = sum over the m with token[m] = n of  weight[m] FFN_copy(m)(h_n)
+/// What is frozen then runs once per token, not once per copy. A Spread's sites are asked at() with the copies'
+/// M tokens, in `rows`; for trained weights and output scales they are not asked.
+struct Spread {
+    std::vector<int32_t> token;  ///< [M] positions of h, copy by copy
+    RowBegin rows;               ///< [copies + 1]: which of the M a copy has
+    at::Tensor weight;           ///< [M] float32; may carry history
+};
 
 class Backbone;
 struct ForwardOptions;
@@ -82,20 +89,18 @@ class Adaptation {
     /// DoRA: factor on the output of a linear, bias excluded, [d_out]; undefined = 1. `site`'s own updates
     /// have been asked for before.
     virtual at::Tensor output_scale(const Site& /*site*/) { return {}; }
-    /// How many copies of a block run side by side on its input x [N, width] instead of the block; 0 = just
-    /// the block. enter() is then called before each copy and join() with all outputs: of the layer, the
-    /// residual stream after it; of the feed-forward, what it adds.
-    virtual int copies(Block /*block*/, int /*layer*/, const at::Tensor& /*x*/) { return 0; }
-    virtual void enter(Block /*block*/, int /*layer*/, int /*copy*/) {}
-    /// What of the block's input a copy is asked for, ascending: rows of the batch (layer), positions of x
-    /// (feed-forward). nullopt = everything, empty = nothing. A hint, asked before enter(): join() gets an
-    /// undefined output for nothing, and for a part either its positions alone or all of them.
-    virtual std::optional<std::vector<int64_t>> copy_part(Block /*block*/, int /*layer*/, int /*copy*/) {
-        return std::nullopt;
-    }
-    virtual at::Tensor join(Block /*block*/, int /*layer*/, const std::vector<at::Tensor>& outputs) {
-        return outputs.front();
-    }
+    /// Asked for each feed-forward with its input h [N, width]: how its tokens spread over copies; nullopt =
+    /// one copy has them all.
+    virtual std::optional<Spread> spread(int /*layer*/, const at::Tensor& /*h*/) { return std::nullopt; }
+    /// How many copies of a layer run side by side on its input x [N, width] instead of the layer; 0 = just
+    /// the layer. enter() is then called before each copy and join() with all residual streams after it.
+    virtual int copies(int /*layer*/, const at::Tensor& /*x*/) { return 0; }
+    virtual void enter(int /*layer*/, int /*copy*/) {}
+    /// Which rows of the batch a copy is asked for, ascending. nullopt = all, empty = none. A hint, asked
+    /// before enter(): join() gets an undefined output for none, and for a part either its rows' positions
+    /// alone or all of them.
+    virtual std::optional<std::vector<int64_t>> copy_part(int /*layer*/, int /*copy*/) { return std::nullopt; }
+    virtual at::Tensor join(int /*layer*/, const std::vector<at::Tensor>& outputs) { return outputs.front(); }
 };
 
 }  // namespace polyad

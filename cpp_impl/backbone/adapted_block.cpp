@@ -4,9 +4,11 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/linear.h>
+#include <ATen/ops/ones.h>
 
 #include <algorithm>
 
+#include "backbone/buffer_pool.h"
 #include "base/error.h"
 
 namespace polyad {
@@ -62,6 +64,41 @@ std::vector<at::Tensor> site_linears(Adaptation* adaptation, const std::vector<P
         if (linears[i].linear->bias.defined()) outputs[i] = outputs[i] + linears[i].linear->bias;
     }
     return outputs;
+}
+
+std::vector<at::Tensor> spread_linears(Adaptation& adaptation, const std::vector<PlacedLinear>& linears,
+                                       const at::Tensor& h, const std::shared_ptr<const SpreadPlan>& plan,
+                                       std::function<at::Tensor()> again) {
+    std::vector<LinearBranch> frozen, updated;
+    for (const PlacedLinear& placed : linears)
+        frozen.push_back({placed.linear->weight, placed.linear->bias, {}});
+    const std::vector<at::Tensor> products =
+        adapted_linears(h, std::move(frozen), {0, static_cast<int32_t>(h.size(0))});
+    const at::Tensor x = spread_tokens(h, plan);
+    std::function<at::Tensor()> x_again;
+    if (again) x_again = [again = std::move(again), plan] { return spread_tokens(again(), plan); };
+    for (size_t i = 0; i < linears.size(); ++i) {
+        LinearBranch branch{nullptr, {}, adaptation.at(*linears[i].site, x)};
+        branch.made = spread_tokens(products[i], plan);
+        updated.push_back(std::move(branch));
+    }
+    return adapted_linears(x, std::move(updated), plan->rows, std::move(x_again));
+}
+
+at::Tensor joined_linear(Adaptation& adaptation, const PlacedLinear& placed, const at::Tensor& u,
+                         const std::shared_ptr<const SpreadPlan>& plan, std::function<at::Tensor()> again) {
+    const Linear& linear = *placed.linear;
+    const at::Tensor sum = joined_tokens(u, plan, {}, again);
+    at::Tensor y = adapted_linears(sum, {{linear.weight, {}, {}}}, {0, static_cast<int32_t>(plan->tokens)})[0];
+    if (linear.bias.defined()) {  // once per copy, each times its weight
+        const at::Tensor ones = at::ones({plan->spread(), 1}, y.options());
+        y = y + joined_tokens(ones, plan) * linear.bias;
+    }
+    LinearBranch branch{nullptr, {}, adaptation.at(*placed.site, u)};
+    if (branch.updates.empty()) return y;
+    branch.made = new_zeros({u.size(0), y.size(1)}, y.options());
+    const at::Tensor updates = adapted_linears(u, {std::move(branch)}, plan->rows, std::move(again))[0];
+    return joined_tokens(updates, plan, y);
 }
 
 std::optional<Prefixed> put_prefix(Adaptation* adaptation, const at::Tensor& embeddings,

@@ -3,10 +3,12 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <optional>
 #include <vector>
 
 #include "backbone/backbone.h"
+#include "backbone/spread.h"
 #include "backbone/weights.h"
 
 namespace polyad {
@@ -22,6 +24,18 @@ struct PlacedLinear {
 std::vector<at::Tensor> site_linears(Adaptation* adaptation, const std::vector<PlacedLinear>& linears,
                                      const at::Tensor& x, const RowBegin& rows,
                                      std::function<at::Tensor()> recompute = {}, Replay* replay = nullptr);
+
+/// What linears that read the spread tokens make: the frozen products of h [N, d_in] once per token, each
+/// copy's updates for its tokens; [M, d_out] each. `again` (optional) makes h in the backward pass.
+std::vector<at::Tensor> spread_linears(Adaptation& adaptation, const std::vector<PlacedLinear>& linears,
+                                       const at::Tensor& h, const std::shared_ptr<const SpreadPlan>& plan,
+                                       std::function<at::Tensor()> again = {});
+
+/// Output projection of spread tokens u [M, d_in]: the frozen product of what is added up, and each copy's
+/// updates; [N, d_out]. `again` (optional) makes u in the backward pass.
+at::Tensor joined_linear(Adaptation& adaptation, const PlacedLinear& placed, const at::Tensor& u,
+                         const std::shared_ptr<const SpreadPlan>& plan,
+                         std::function<at::Tensor()> again = {});
 
 /// The trained tensor at `path`, or the frozen one. A norm's may be [N, width], one per token, where rows of
 /// one batch train norms of their own.

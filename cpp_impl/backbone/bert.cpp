@@ -170,7 +170,7 @@ at::Tensor Bert::run_layer(const Pass& pass, int64_t layer, const at::Tensor& x)
     Adaptation* adaptation = pass.adaptation;
     const auto l = static_cast<int>(layer);
     if (adaptation &&
-        (adaptation->copies(Block::layer, l, x) > 0 || adaptation->copies(Block::feed_forward, l, x) > 0))
+        (adaptation->copies(l, x) > 0 || adaptation->spread(l, x)))
         fail(Code::unsupported, "'", info_.name, "' is an encoder (bert): its blocks are not copied");
     const Layer& weights = layers_[static_cast<size_t>(layer)];
     const auto qkv = linears(pass, layer, {query, key, value}, x);

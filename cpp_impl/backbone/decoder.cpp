@@ -161,14 +161,17 @@ std::shared_ptr<const AttentionPlan> Decoder::plan_attention(const RowBegin& row
     return plan;
 }
 
+PlacedLinear Decoder::placed(int64_t layer, Place place) const {
+    return {&sites_[static_cast<size_t>(layer * places + place)],
+            &layers_[static_cast<size_t>(layer)].linear[place]};
+}
+
 std::vector<at::Tensor> Decoder::linears(const Pass& pass, int64_t layer, std::initializer_list<Place> chosen,
                                          const at::Tensor& x, std::function<at::Tensor()> recompute,
                                          Replay* replay) const {
-    std::vector<PlacedLinear> placed;
-    for (const Place place : chosen)
-        placed.push_back({&sites_[static_cast<size_t>(layer * places + place)],
-                          &layers_[static_cast<size_t>(layer)].linear[place]});
-    return site_linears(pass.options.adaptation, placed, x, pass.rows, std::move(recompute), replay);
+    std::vector<PlacedLinear> linears;
+    for (const Place place : chosen) linears.push_back(placed(layer, place));
+    return site_linears(pass.options.adaptation, linears, x, pass.rows, std::move(recompute), replay);
 }
 
 at::Tensor Decoder::attend(const Pass& pass, int64_t layer, const at::Tensor& h,
@@ -199,35 +202,29 @@ std::pair<at::Tensor, at::Tensor> Decoder::gated_ffn(const Pass& pass, int64_t l
     return {linears(pass, layer, {down_proj}, activation, [kept] { return kept->product(); })[0], activation};
 }
 
+at::Tensor Decoder::spread_ffn(const Pass& pass, int64_t layer, const at::Tensor& h, Spread spread,
+                               std::function<at::Tensor()> again) const {
+    Adaptation& adaptation = *pass.options.adaptation;
+    const auto plan = std::make_shared<const SpreadPlan>(std::move(spread), h.size(0));
+    const auto gate_up = spread_linears(adaptation, {placed(layer, gate_proj), placed(layer, up_proj)}, h, plan,
+                                        std::move(again));
+    const auto kept = std::make_shared<GateUp>(gate_up[0], gate_up[1], Replay());
+    return joined_linear(adaptation, placed(layer, down_proj), swiglu(gate_up[0], gate_up[1], kept), plan,
+                         [kept] { return kept->product(); });
+}
+
 at::Tensor Decoder::feed_forward(const Pass& pass, int64_t layer, const at::Tensor& h,
                                  std::function<at::Tensor()> again) const {
     Adaptation* adaptation = pass.options.adaptation;
     const int l = static_cast<int>(layer);
-    const int copies = adaptation ? adaptation->copies(Block::feed_forward, l, h) : 0;
-    if (copies == 0) {
-        auto [y, u] = gated_ffn(pass, layer, h, std::move(again));
-        if (!adaptation) return y;
-        const at::Tensor changed = adaptation->feed_forward(l, u, y);
-        return changed.is_same(y) ? y
-                                  : changed.clone();  // add_rms_norm takes its storage; others may keep it
-    }
-    std::vector<at::Tensor> outputs;
-    for (int copy = 0; copy < copies; ++copy) {
-        const auto part = adaptation->copy_part(Block::feed_forward, l, copy);
-        if (part && part->empty()) {
-            outputs.emplace_back();
-            continue;
-        }
-        adaptation->enter(Block::feed_forward, l, copy);
-        if (part) {
-            Pass some = pass;
-            some.rows = {0, static_cast<int32_t>(part->size())};
-            outputs.push_back(gated_ffn(some, layer, h.index_select(0, device_list(*part, device_))).first);
-        } else {
-            outputs.push_back(gated_ffn(pass, layer, h).first);
-        }
-    }
-    return adaptation->join(Block::feed_forward, l, outputs).clone();
+    if (adaptation)
+        if (std::optional<Spread> spread = adaptation->spread(l, h))
+            return spread_ffn(pass, layer, h, std::move(*spread), std::move(again));
+    auto [y, u] = gated_ffn(pass, layer, h, std::move(again));
+    if (!adaptation) return y;
+    const at::Tensor changed = adaptation->feed_forward(l, u, y);
+    return changed.is_same(y) ? y
+                              : changed.clone();  // add_rms_norm takes its storage; others may keep it
 }
 
 std::pair<at::Tensor, at::Tensor> Decoder::layer_parts(const Pass& pass, int64_t layer, const at::Tensor& x,
@@ -257,12 +254,12 @@ at::Tensor Decoder::run_copies(Pass& pass, int64_t layer, int copies, const at::
     };
     std::vector<at::Tensor> outputs;
     for (pass.copy = 0; pass.copy < copies; ++pass.copy) {
-        const auto part = adaptation.copy_part(Block::layer, l, pass.copy);
+        const auto part = adaptation.copy_part(l, pass.copy);
         if (part && part->empty()) {
             outputs.emplace_back();
             continue;
         }
-        adaptation.enter(Block::layer, l, pass.copy);
+        adaptation.enter(l, pass.copy);
         if (!part) {
             outputs.push_back(run(pass, x));
             continue;
@@ -282,7 +279,7 @@ at::Tensor Decoder::run_copies(Pass& pass, int64_t layer, int copies, const at::
         outputs.push_back(run(some, x.index_select(0, device_list(positions, device_))));
     }
     pass.copy = 0;
-    return adaptation.join(Block::layer, l, outputs);
+    return adaptation.join(l, outputs);
 }
 
 at::Tensor Decoder::hidden(const Batch& batch, const ForwardOptions& options) const {
@@ -338,7 +335,7 @@ at::Tensor Decoder::hidden(const Batch& batch, const ForwardOptions& options) co
     };
     at::Tensor h = rms_norm(x, norm_before(0), config_.norm_eps, pass.rows);
     for (int64_t l = 0; l < config_.layers; ++l) {
-        const int copies = adaptation ? adaptation->copies(Block::layer, static_cast<int>(l), x) : 0;
+        const int copies = adaptation ? adaptation->copies(static_cast<int>(l), x) : 0;
         if (copies > 0) {
             if (!batch.parent.empty())
                 fail(Code::unsupported, "rows that share a beginning cannot run copies of a layer");

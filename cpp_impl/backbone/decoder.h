@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "backbone/adapted_block.h"
 #include "backbone/backbone.h"
 #include "backbone/fused.h"
 #include "backbone/load_plan.h"
@@ -56,6 +57,7 @@ class Decoder final : public Backbone {
     struct Pass;  ///< what one forward carries from layer to layer
 
     void load_layer(const ModelFiles& files, const LoadPlan& plan, int64_t index);
+    PlacedLinear placed(int64_t layer, Place place) const;
     /// The linears at `chosen` places of a layer, which all read x, with the adaptation's updates.
     std::vector<at::Tensor> linears(const Pass& pass, int64_t layer, std::initializer_list<Place> chosen,
                                     const at::Tensor& x, std::function<at::Tensor()> recompute = {},
@@ -67,7 +69,10 @@ class Decoder final : public Backbone {
                             std::function<at::Tensor()> again) const;
     /// One pass through the feed-forward: what it adds, and the input of its output projection.
     std::pair<at::Tensor, at::Tensor> gated_ffn(const Pass& pass, int64_t layer, const at::Tensor& h,
-                                                std::function<at::Tensor()> again = {}) const;
+                                                std::function<at::Tensor()> again) const;
+    /// The same with tokens spread over copies; [N, width].
+    at::Tensor spread_ffn(const Pass& pass, int64_t layer, const at::Tensor& h, Spread spread,
+                          std::function<at::Tensor()> again) const;
     /// The residual stream after layer l, from the stream before it and its input norm h.
     std::pair<at::Tensor, at::Tensor> layer_parts(const Pass& pass, int64_t layer, const at::Tensor& x,
                                                   const at::Tensor& h) const;

@@ -110,10 +110,9 @@ void EncoderDecoder::check_lengths(const Pass& pass) const {
 
 std::vector<at::Tensor> EncoderDecoder::linears(const Pass& pass, const std::vector<const Place*>& places,
                                                 const at::Tensor& x, const RowBegin& rows) const {
-    std::vector<PlacedLinear> placed;
-    for (const Place* place : places)
-        placed.push_back({&sites_[static_cast<size_t>(place->site)], &place->linear});
-    return site_linears(pass.options.adaptation, placed, x, rows);
+    std::vector<PlacedLinear> linears;
+    for (const Place* place : places) linears.push_back(placed(*place));
+    return site_linears(pass.options.adaptation, linears, x, rows);
 }
 
 at::Tensor EncoderDecoder::self_attention(const Pass& pass, int64_t layer, const at::Tensor& h) const {
@@ -151,42 +150,40 @@ at::Tensor EncoderDecoder::cross_attention(const Pass& pass, int64_t layer, cons
     return linears(pass, {&attention.o}, o, pass.rows)[0];
 }
 
+at::Tensor EncoderDecoder::gated(const std::vector<at::Tensor>& inner) const {
+    const at::Tensor u = activate(config_.activation, inner[0]);
+    return inner.size() > 1 ? u * inner[1] : u;
+}
+
 std::pair<at::Tensor, at::Tensor> EncoderDecoder::ffn(const Pass& pass, int64_t layer,
                                                       const at::Tensor& h) const {
     const Layer& weights = pass.stack.layers[static_cast<size_t>(layer)];
     std::vector<const Place*> in;
     for (const Place& place : weights.ffn_in) in.push_back(&place);
     const auto inner = linears(pass, in, h, pass.rows);
-    at::Tensor u = activate(config_.activation, inner[0]);
-    if (inner.size() > 1) u = u * inner[1];
+    const at::Tensor u = gated(inner);
     return {linears(pass, {&weights.ffn_out}, u, pass.rows)[0], u};
+}
+
+at::Tensor EncoderDecoder::spread_ffn(const Pass& pass, int64_t layer, const at::Tensor& h,
+                                      Spread spread) const {
+    Adaptation& adaptation = *pass.options.adaptation;
+    const Layer& weights = pass.stack.layers[static_cast<size_t>(layer)];
+    const auto plan = std::make_shared<const SpreadPlan>(std::move(spread), h.size(0));
+    std::vector<PlacedLinear> in;
+    for (const Place& place : weights.ffn_in) in.push_back(placed(place));
+    const auto inner = spread_linears(adaptation, in, h, plan);
+    return joined_linear(adaptation, placed(weights.ffn_out), gated(inner), plan);
 }
 
 at::Tensor EncoderDecoder::feed_forward(const Pass& pass, int64_t layer, const at::Tensor& h) const {
     Adaptation* adaptation = pass.options.adaptation;
     const int l = static_cast<int>(pass.stack.first_layer + layer);
-    const int copies = adaptation ? adaptation->copies(Block::feed_forward, l, h) : 0;
-    if (copies == 0) {
-        const auto [y, u] = ffn(pass, layer, h);
-        return adaptation ? adaptation->feed_forward(l, u, y) : y;
-    }
-    std::vector<at::Tensor> outputs;
-    for (int copy = 0; copy < copies; ++copy) {
-        const auto part = adaptation->copy_part(Block::feed_forward, l, copy);
-        if (part && part->empty()) {
-            outputs.emplace_back();
-            continue;
-        }
-        adaptation->enter(Block::feed_forward, l, copy);
-        if (part) {
-            Pass some = pass;
-            some.rows = {0, static_cast<int32_t>(part->size())};
-            outputs.push_back(ffn(some, layer, h.index_select(0, device_list(*part, device_))).first);
-        } else {
-            outputs.push_back(ffn(pass, layer, h).first);
-        }
-    }
-    return adaptation->join(Block::feed_forward, l, outputs);
+    if (adaptation)
+        if (std::optional<Spread> spread = adaptation->spread(l, h))
+            return spread_ffn(pass, layer, h, std::move(*spread));
+    const auto [y, u] = ffn(pass, layer, h);
+    return adaptation ? adaptation->feed_forward(l, u, y) : y;
 }
 
 at::Tensor EncoderDecoder::run_layer(const Pass& pass, int64_t layer, const at::Tensor& x) const {
@@ -206,12 +203,12 @@ at::Tensor EncoderDecoder::run_copies(Pass& pass, int64_t layer, int copies, con
     const int number = static_cast<int>(pass.stack.first_layer + layer);
     std::vector<at::Tensor> outputs;
     for (pass.copy = 0; pass.copy < copies; ++pass.copy) {
-        const auto part = adaptation.copy_part(Block::layer, number, pass.copy);
+        const auto part = adaptation.copy_part(number, pass.copy);
         if (part && part->empty()) {
             outputs.emplace_back();
             continue;
         }
-        adaptation.enter(Block::layer, number, pass.copy);
+        adaptation.enter(number, pass.copy);
         if (!part) {
             outputs.push_back(run_layer(pass, layer, x));
             continue;
@@ -239,7 +236,7 @@ at::Tensor EncoderDecoder::run_copies(Pass& pass, int64_t layer, int copies, con
         outputs.push_back(positions.empty() ? in : run_layer(some, layer, in));  // rows without a source
     }
     pass.copy = 0;
-    return adaptation.join(Block::layer, number, outputs);
+    return adaptation.join(number, outputs);
 }
 
 at::Tensor EncoderDecoder::run_stack(Pass& pass, at::Tensor x) const {
@@ -262,7 +259,7 @@ at::Tensor EncoderDecoder::run_stack(Pass& pass, at::Tensor x) const {
     for (size_t l = 0; l < pass.stack.layers.size(); ++l) {
         const auto layer = static_cast<int64_t>(l);
         const int number = static_cast<int>(pass.stack.first_layer + layer);
-        const int copies = adaptation ? adaptation->copies(Block::layer, number, x) : 0;
+        const int copies = adaptation ? adaptation->copies(number, x) : 0;
         x = copies > 0 ? run_copies(pass, layer, copies, x) : run_layer(pass, layer, x);
         if (pass.options.trace) pass.options.trace->push_back(x);
     }

@@ -136,6 +136,13 @@ class EncoderDecoder : public Backbone {
     at::Tensor feed_forward(const Pass& pass, int64_t layer, const at::Tensor& h) const;
     /// One pass through the feed-forward: what it adds, and the input of its output projection.
     std::pair<at::Tensor, at::Tensor> ffn(const Pass& pass, int64_t layer, const at::Tensor& h) const;
+    /// The same with tokens spread over copies; [N, width].
+    at::Tensor spread_ffn(const Pass& pass, int64_t layer, const at::Tensor& h, Spread spread) const;
+    /// The activation of what the first linear makes, times the second's where there is one.
+    at::Tensor gated(const std::vector<at::Tensor>& inner) const;
+    PlacedLinear placed(const Place& place) const {
+        return {&sites_[static_cast<size_t>(place.site)], &place.linear};
+    }
 
     struct Loading {
         const TensorStore* store;

@@ -257,7 +257,7 @@ std::vector<at::Tensor> multiply_packed(const at::Tensor& x, const std::vector<L
 
 /// What the backward pass needs of one branch.
 struct SavedBranch {
-    std::shared_ptr<const FrozenMatrix> weight;
+    std::shared_ptr<const FrozenMatrix> weight;  ///< null: the branch was made by somebody else
     at::Tensor bias;
     std::vector<Update> updates;
 };
@@ -267,7 +267,7 @@ size_t slots_of(size_t banks) {
     return 4 + 3 * banks;
 }
 
-/// Inputs: x, then the slots of each update of each branch; one output per branch.
+/// Inputs: x, then for each branch what it was made of and the slots of its updates; one output per branch.
 class AdaptedLinearNode final : public SavedNode {
   public:
     std::string name() const override { return "AdaptedLinear"; }
@@ -275,6 +275,7 @@ class AdaptedLinearNode final : public SavedNode {
     at::Tensor x;  ///< kept only when an update reads it and it cannot be made again
     std::function<at::Tensor()> recompute;
     RowBegin rows;
+    int64_t columns = 0;  ///< of x
     std::vector<SavedBranch> branches;
 
     /// The outputs again: u is kept, so the frozen product and the way up are all there is to do.
@@ -299,13 +300,16 @@ class AdaptedLinearNode final : public SavedNode {
         List result(1);
         input();
         for (size_t i = 0; i < branches.size(); ++i) {
-            size_t slot = result.size(), end = slot;
+            size_t slot = result.size() + 1, end = slot;
             for (const Update& update : branches[i].updates) end += slots_of(update.banks.size());
             result.resize(end);
             if (!gradients[i].defined()) continue;
             const at::Tensor dy = gradients[i].contiguous();
             gradients[i] = at::Tensor();
-            if (wants(0)) {
+            if (!branches[i].weight) {
+                result[slot - 1] = dy;
+                if (wants(0) && !result[0].defined()) result[0] = new_zeros({dy.size(0), columns}, dy.options());
+            } else if (wants(0)) {
                 const at::Tensor weight = branches[i].weight->dense();
                 const bool add = result[0].defined();
                 if (!add) result[0] = new_buffer({dy.size(0), weight.size(1)}, dy.options());
@@ -412,11 +416,16 @@ std::vector<at::Tensor> adapted_linears(const at::Tensor& x, std::vector<LinearB
     if (!ops_of(x).mix_factors)
         for (LinearBranch& branch : branches)
             for (LowRank& update : branch.updates) update = with_mixed_factors(std::move(update));
-    bool recorded = needs_gradient(x), reads_x = false;
+    bool recorded = needs_gradient(x), reads_x = false, has_made = false;
     SavedNode::List inputs{x};
     for (const LinearBranch& branch : branches) {
-        check(x.dim() == 2 && x.size(1) == branch.weight->columns(), "x does not fit the weight");
-        check(x.scalar_type() == branch.weight->dtype(), "x and the weight differ in dtype");
+        check(x.dim() == 2 && (!branch.weight || x.size(1) == branch.weight->columns()),
+              "x does not fit the weight");
+        check(x.scalar_type() == (branch.weight ? branch.weight->dtype() : branch.made.scalar_type()),
+              "x and the weight differ in dtype");
+        recorded |= needs_gradient(branch.made);
+        has_made |= !branch.weight;
+        inputs.push_back(branch.made);
         reads_x |= reads(branch);
         for (const LowRank& raw : branch.updates) {
             if (raw.of_row) continue;
@@ -436,11 +445,13 @@ std::vector<at::Tensor> adapted_linears(const at::Tensor& x, std::vector<LinearB
     {
         at::NoGradGuard no_grad;
         const std::vector<at::Tensor> packed =
-            recorded ? std::vector<at::Tensor>() : multiply_packed(base, branches, rows);
+            recorded || has_made ? std::vector<at::Tensor>() : multiply_packed(base, branches, rows);
         for (size_t i = 0; i < branches.size(); ++i) {
             const LinearBranch& branch = branches[i];
-            at::Tensor y = packed.empty() ? branch.weight->multiply(base) : packed[i];
-            if (packed.empty() && branch.bias.defined()) y.add_(branch.bias);
+            at::Tensor y = !branch.weight    ? branch.made.detach()
+                           : packed.empty() ? branch.weight->multiply(base)
+                                            : packed[i];
+            if (branch.weight && packed.empty() && branch.bias.defined()) y.add_(branch.bias);
             SavedBranch kept{branch.weight, branch.bias, {}};
             for (const LowRank& raw : branch.updates) {
                 if (raw.of_row) {
@@ -450,7 +461,7 @@ std::vector<at::Tensor> adapted_linears(const at::Tensor& x, std::vector<LinearB
                                                kernel_rows(rows), base.size(1), y.size(1), y.data_ptr());
                     continue;
                 }
-                Update update = prepare(raw, base, branch.weight->rows(), rows);
+                Update update = prepare(raw, base, y.size(1), rows);
                 if (!recorded && add_at_once(update, base, rows, y)) continue;
                 add_update(update, base, rows, y);
                 if (recorded) kept.updates.push_back(std::move(update));
@@ -463,13 +474,14 @@ std::vector<at::Tensor> adapted_linears(const at::Tensor& x, std::vector<LinearB
 
     auto node = make_node<AdaptedLinearNode>();
     node->rows = rows;
+    node->columns = base.size(1);
     node->branches = std::move(saved);
     if (reads_x && recompute)
         node->recompute = std::move(recompute);
     else if (reads_x)
         node->x = base;
     record(node, inputs, outputs);
-    if (replay && (node->x.defined() || node->recompute)) *replay = [node] { return node->outputs(); };
+    if (replay && !has_made && (node->x.defined() || node->recompute)) *replay = [node] { return node->outputs(); };
     return outputs;
 }
 

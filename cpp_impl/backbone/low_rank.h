@@ -73,6 +73,9 @@ struct LinearBranch {
         weight;       ///< may lie packed, and is then expanded again for the backward pass
     at::Tensor bias;  ///< compute dtype; may be undefined
     std::vector<LowRank> updates;
+    /// Instead of weight and bias: what the updates are added to, [N, d_out], in place (the caller gives it
+    /// up).
+    at::Tensor made = {};
 };
 
 /// Makes the outputs of a recorded adapted_linears again, bit for bit, before its own backward pass.
@@ -80,7 +83,7 @@ using Replay = std::function<std::vector<at::Tensor>()>;
 
 /// adapted_linear for every branch as one autograd node, so that the gradient of x is summed in one buffer.
 /// `recompute` (optional) makes x again when the backward pass needs it, so that the node need not keep it.
-/// `replay` (optional) is set when something is recorded.
+/// `replay` (optional) is set when something is recorded and no branch is `made`.
 std::vector<at::Tensor> adapted_linears(const at::Tensor& x, std::vector<LinearBranch> branches,
                                         const RowBegin& rows, std::function<at::Tensor()> recompute = {},
                                         Replay* replay = nullptr);

@@ -44,7 +44,7 @@ class Tree {
             out_.batch.tokens.insert(out_.batch.tokens.end(), tokens.begin() + at(from),
                                      tokens.begin() + at(common));
             out_.batch.targets.insert(out_.batch.targets.end(), common - from, -1);
-            finish_row(members[0], parent, common - from);
+            finish_row(members[0], parent, common - from, members.size());
             out_.saved += static_cast<int64_t>((members.size() - 1) * (common - from));
             lay(members, node, common);
         }
@@ -77,14 +77,15 @@ class Tree {
         batch.tokens.insert(batch.tokens.end(), answer.begin(), answer.end() - 1);
         batch.targets.insert(batch.targets.end(), tokens.size() - from - 1, -1);
         batch.targets.insert(batch.targets.end(), answer.begin(), answer.end());
-        finish_row(e, parent, tokens.size() - from);
+        finish_row(e, parent, tokens.size() - from, 1);
     }
 
-    void finish_row(int e, int32_t parent, size_t prompt_tokens) {
+    void finish_row(int e, int32_t parent, size_t prompt_tokens, size_t examples) {
         out_.batch.row_begin.push_back(static_cast<int32_t>(out_.batch.tokens.size()));
         out_.batch.prompt_length.push_back(static_cast<int32_t>(prompt_tokens));
         out_.batch.parent.push_back(parent);
         out_.example.push_back(e);
+        out_.stands_for.push_back(static_cast<int32_t>(examples));
     }
 
     const std::vector<const EncodedExample*>& examples_;

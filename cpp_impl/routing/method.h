@@ -46,6 +46,9 @@ struct RouteInput {
     /// goes on: its prompt passed in an earlier forward, and what was found there is in `memory`.
     std::vector<int32_t> prompt_length;
     RowBegin source_begin;  ///< [rows + 1] in an encoder-decoder, else empty; the prompt is the source
+    /// [rows] examples that a row stands for where rows share beginnings: what is a mean over tokens counts its
+    /// tokens that often. Empty = 1 each.
+    std::vector<int32_t> stands_for;
     std::vector<RouteMemory*> memory;  ///< [rows], entries may be null; empty = a forward without a cache
     std::vector<int32_t> task_ids;     ///< [rows] index into the task table; -1 = none given
     /// Explicit skill weights per row (empty = let the router decide), each of Method::skill_count() entries.
@@ -94,6 +97,8 @@ class Method {
     virtual int prefix_tokens(int /*task*/) const { return 0; }
     /// Rows that may share a beginning in this mode (without explicit weights or recorded noise).
     virtual Sharing sharing(Mode /*mode*/) const { return Sharing::none; }
+    /// True when a training loss is one of the batch as a whole (balance): its rows then stay in one forward.
+    virtual bool whole_batch() const { return false; }
     /// True when the router reads the row's prompt, so that a row must not be cut after it without a memory.
     virtual bool reads_prompt() const { return !needs_task(); }
     /// True when, given the task and explicit weights, what a position computes depends on the tokens up to

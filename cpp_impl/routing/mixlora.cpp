@@ -6,17 +6,19 @@
 //     FFN(h) = sum_{e in K} g_e FFN_e(h),   g_e = p_e / sum_K p  (top_k),  p_e  (top_p),   W_e = W + s B_e
 //     A_e
 //
-// Attention has one plain LoRA. Only the tokens that chose an expert run through it. Balance loss over a
-// batch, all layers' tokens together: coef E sum_slot sum_e f_{slot,e} P_e, f = share of tokens whose slot-th
-// choice is e, P = mean probability.
+// Attention has one plain LoRA. Only the tokens that chose an expert run through it, and what is frozen runs
+// once per token: gate and up before the experts part, down behind their weighted sum (it is linear). Balance
+// loss over a batch, all layers' tokens together: coef E sum_slot sum_e f_{slot,e} P_e, f = share of tokens
+// whose slot-th choice is e, P = mean probability.
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/cat.h>
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/sort.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
+
+#include <algorithm>
 
 #include "backbone/backbone.h"
 #include "base/error.h"
@@ -38,6 +40,8 @@ class MixLora final : public SiteMethod {
     bool needs_task() const override { return false; }
     bool reads_prompt() const override { return false; }  // a token's own state is all its router sees
     bool exclusive() const override { return true; }
+    Sharing sharing(Mode) const override { return Sharing::all; }
+    bool whole_batch() const override { return balance_ > 0.0; }
     std::optional<CollapsedSite> collapse(const Site& site, int) override {
         expect_position(site);
         return std::nullopt;
@@ -59,7 +63,8 @@ class MixLora final : public SiteMethod {
         const auto found = router_of_layer_.find(layer);
         return found == router_of_layer_.end() ? at::Tensor() : value(found->second);
     }
-    LowRank update(size_t position, int64_t expert) const;
+    /// A group per expert; attention has one.
+    LowRank update(size_t position) const;
     /// The experts each token takes, best first, [N, slots], and which of them count, [N, slots].
     struct Chosen {
         at::Tensor order, kept;
@@ -79,17 +84,19 @@ class MixLora final : public SiteMethod {
 
 /// What one feed-forward of a batch decided.
 struct Decision {
-    at::Tensor p, order, kept, weights;
-    std::vector<std::vector<int64_t>> tokens;  ///< per expert, ascending
+    at::Tensor p, order, kept;
 };
 
 class MixAdaptation final : public Adaptation {
   public:
-    MixAdaptation(const MixLora& method, const RouteInput& input)
+    MixAdaptation(const MixLora& method, const RouteInput& input, at::Tensor shares)
         : method_(method),
           rows_{input.row_begin, input.source_begin},
           given_(input.weights),
-          sink_(input.trace) {}
+          shares_(std::move(shares)),
+          sink_(input.trace) {
+        for (int32_t e = 0; e < method.experts(); ++e) every_.push_back(e);
+    }
 
     void begin(const Backbone& backbone, const Batch&, const ForwardOptions&) override {
         encoder_layers_ = backbone.info().encoder_layers;
@@ -99,85 +106,79 @@ class MixAdaptation final : public Adaptation {
     std::vector<LowRank> at(const Site& site, const at::Tensor&) override {
         const int position = method_.position(site);
         if (position < 0) return {};
-        return {method_.update(static_cast<size_t>(position), site.role == Role::attention ? 0 : expert_)};
+        LowRank update = method_.update(static_cast<size_t>(position));
+        if (site.role != Role::attention) update.group_of_row = every_;
+        return {std::move(update)};
     }
 
-    int copies(Block block, int layer, const at::Tensor& x) override {
-        const at::Tensor router = block == Block::feed_forward ? method_.router(layer) : at::Tensor();
-        if (!router.defined()) return 0;
+    std::optional<Spread> spread(int layer, const at::Tensor& x) override {
+        const at::Tensor router = method_.router(layer);
+        if (!router.defined()) return std::nullopt;
         Decision d;
         d.p = at::softmax(token_logits(x, router), -1);
         const MixLora::Chosen chosen = method_.choose(d.p.detach());
         d.order = chosen.order;
         d.kept = chosen.kept;
-        d.weights = replace(method_.weigh(d.p, chosen), layer);
-        const at::Tensor w = on_host(d.weights.detach());  // who computes what is the host's to say
-        const float* value = w.const_data_ptr<float>();
-        d.tokens.resize(static_cast<size_t>(method_.experts()));
-        for (int64_t n = 0; n < w.size(0); ++n)
-            for (auto& tokens : d.tokens)
-                if (*value++ != 0.0f) tokens.push_back(n);
+        const at::Tensor weights = replace(method_.weigh(d.p, chosen), layer);
         if (sink_)
             for (const Site& site : method_.sites())
                 if (site.layer == layer && site.role != Role::attention) {
                     (*sink_)[site.path]["probs"] = d.p;
-                    (*sink_)[site.path]["weights"] = d.weights;
+                    (*sink_)[site.path]["weights"] = weights;
                 }
         decisions_[layer] = std::move(d);
-        return static_cast<int>(method_.experts());
-    }
-
-    std::optional<std::vector<int64_t>> copy_part(Block, int layer, int copy) override {
-        const Decision& d = decisions_.at(layer);
-        const auto& tokens = d.tokens[static_cast<size_t>(copy)];
-        if (static_cast<int64_t>(tokens.size()) == d.p.size(0)) return std::nullopt;
-        return tokens;
-    }
-
-    void enter(Block, int, int copy) override { expert_ = copy; }
-
-    at::Tensor join(Block, int layer, const std::vector<at::Tensor>& outputs) override {
-        const Decision& d = decisions_.at(layer);
-        at::Tensor sum;
-        at::ScalarType type = at::kFloat;
-        for (size_t e = 0; e < outputs.size(); ++e) {
-            const at::Tensor& out = outputs[e];
-            if (!out.defined()) continue;
-            type = out.scalar_type();
-            if (!sum.defined()) sum = at::zeros({d.p.size(0), out.size(1)}, out.options().dtype(at::kFloat));
-            const at::Tensor g = d.weights.select(1, static_cast<int64_t>(e));
-            if (out.size(0) == d.p.size(0)) {
-                sum = sum + out.to(at::kFloat) * g.unsqueeze(1);
-                continue;
-            }
-            const at::Tensor places = method_.list(d.tokens[e]);
-            sum = sum.index_add(0, places, out.to(at::kFloat) * g.index_select(0, places).unsqueeze(1));
-        }
-        if (!sum.defined())
-            fail(Code::invalid_argument,
-                 "weights: a row gives all experts a weight of 0, which leaves it without "
-                 "a feed-forward");
-        return sum.to(type);
+        return laid_out(weights);
     }
 
     /// E sum_slot sum_e f_{slot,e} P_e; undefined before a forward.
     at::Tensor balance() const {
-        std::vector<at::Tensor> p, order, kept;
+        if (decisions_.empty()) return {};
+        at::Tensor probability, taken;  // sums over all layers' tokens
+        double tokens = 0.0;
         for (const auto& [layer, d] : decisions_) {
-            p.push_back(d.p);
-            order.push_back(d.order);
-            kept.push_back(d.kept);
+            const auto mean = [&](const at::Tensor& t) {
+                return shares_.defined() ? (t * shares_).sum(0) : t.mean(0);
+            };
+            const auto count = static_cast<double>(d.p.size(0));
+            const at::Tensor p = mean(d.p) * count;
+            const at::Tensor f =
+                mean(at::zeros(d.p.sizes(), method_.floats()).scatter_add(1, d.order, d.kept)) * count;
+            probability = probability.defined() ? probability + p : p;
+            taken = taken.defined() ? taken + f : f;
+            tokens += count;
         }
-        if (p.empty()) return {};
-        const at::Tensor slots = at::cat(order, 0), taken = at::cat(kept, 0);
-        const auto tokens = static_cast<double>(slots.size(0));
-        const at::Tensor counts = at::zeros({slots.size(1), method_.experts()}, method_.floats())
-                                      .scatter_add_(1, slots.t().contiguous(), taken.t().contiguous());
-        return (counts.sum(0) / tokens * at::cat(p, 0).mean(0)).sum() *
-               static_cast<double>(method_.experts());
+        return (taken / tokens * (probability / tokens)).sum() * static_cast<double>(method_.experts());
     }
 
   private:
+    /// The tokens of each expert, expert by expert, as the weights [N, experts] say.
+    Spread laid_out(const at::Tensor& weights) const {
+        const at::Tensor w = on_host(weights.detach());  // who computes what is the host's to say
+        const float* value = w.const_data_ptr<float>();
+        const auto experts = static_cast<int32_t>(method_.experts());
+        const auto tokens = static_cast<int32_t>(w.size(0));
+        Spread out;
+        std::vector<int64_t> place;
+        out.rows.push_back(0);
+        std::vector<char> served(static_cast<size_t>(tokens), 0);
+        for (int32_t e = 0; e < experts; ++e) {
+            for (int32_t n = 0; n < tokens; ++n) {
+                const int64_t at = static_cast<int64_t>(n) * experts + e;
+                if (value[at] == 0.0f) continue;
+                out.token.push_back(n);
+                place.push_back(at);
+                served[static_cast<size_t>(n)] = 1;
+            }
+            out.rows.push_back(static_cast<int32_t>(out.token.size()));
+        }
+        if (std::find(served.begin(), served.end(), 0) != served.end())
+            fail(Code::invalid_argument,
+                 "weights: a row gives all experts a weight of 0, which leaves it without "
+                 "a feed-forward");
+        out.weight = weights.reshape({-1}).index_select(0, method_.list(place));
+        return out;
+    }
+
     /// Rows that bring weights of their own use those for all their tokens.
     at::Tensor replace(const at::Tensor& weights, int layer) const {
         if (given_.empty()) return weights;
@@ -200,9 +201,11 @@ class MixAdaptation final : public Adaptation {
     const MixLora& method_;
     RowBegin rows_[2];
     std::vector<std::vector<float>> given_;
+    at::Tensor shares_;  ///< of the tokens in a mean, [N, 1]; undefined = alike
+    std::vector<int32_t> every_;
     std::map<std::string, std::map<std::string, at::Tensor>>* sink_;
     std::map<int, Decision> decisions_;
-    int64_t encoder_layers_ = 0, expert_ = 0;
+    int64_t encoder_layers_ = 0;
 };
 
 MixLora::MixLora(const Json& config, const MethodContext& context) : SiteMethod(context) {
@@ -232,10 +235,10 @@ MixLora::MixLora(const Json& config, const MethodContext& context) : SiteMethod(
     }
 }
 
-LowRank MixLora::update(size_t position, int64_t expert) const {
+LowRank MixLora::update(size_t position) const {
     LowRank update;
-    update.a = value(down_[position]).narrow(0, expert, 1);
-    update.b = value(up_[position]).narrow(0, expert, 1);
+    update.a = value(down_[position]);
+    update.b = value(up_[position]);
     update.scale = alpha_ / static_cast<double>(rank_);
     return update;
 }
@@ -256,7 +259,7 @@ std::unique_ptr<Adaptation> MixLora::adapt(const RouteInput& input) {
     check_explicit_weights(input, skill_count());
     for (size_t row = 0; row < input.task_ids.size(); ++row)
         if (input.task_ids[row] != -1) check_task_id(input, static_cast<int>(row), tasks_);
-    return std::make_unique<MixAdaptation>(*this, input);
+    return std::make_unique<MixAdaptation>(*this, input, token_shares(input));
 }
 
 at::Tensor MixLora::auxiliary_loss(Adaptation& adaptation) {

@@ -57,16 +57,14 @@ class MoLora final : public TokenRoutedMethod {
     }
 
     int skill_count() const override { return static_cast<int>(experts_); }
-    /// The loss terms are means over all tokens: with them every token counts as often as it stands in a row.
-    Sharing sharing(Mode mode) const override {
-        return mode == Mode::train && balance_ + z_loss_ > 0.0 ? Sharing::none : Sharing::all;
-    }
+    Sharing sharing(Mode) const override { return Sharing::all; }
+    bool whole_batch() const override { return balance_ + z_loss_ > 0.0; }
 
     LowRank update(size_t site, const at::Tensor& x, const TokenRoute& route) const override {
         const at::Tensor logits = token_logits(x, value(router_[site]));
         const at::Tensor p = at::softmax(logits, -1);
         const at::Tensor weights = route.replace(select(p));
-        if (route.losses && balance_ + z_loss_ > 0.0) route.losses->push_back(loss(logits, p));
+        if (route.losses && balance_ + z_loss_ > 0.0) route.losses->push_back(loss(logits, p, route));
         route.trace(sites_[site], "probs", p);
         route.trace(sites_[site], "weights", weights);
         LowRank update;
@@ -104,11 +102,12 @@ class MoLora final : public TokenRoutedMethod {
         return renormalise_ ? kept / kept.sum(-1, true) : kept;
     }
 
-    at::Tensor loss(const at::Tensor& logits, const at::Tensor& p) const {
+    at::Tensor loss(const at::Tensor& logits, const at::Tensor& p, const TokenRoute& route) const {
         const int64_t choices = std::max<int64_t>(top_k_, 1);
-        const at::Tensor share = largest(p, choices).mean(0) / static_cast<double>(choices);
-        const at::Tensor balance = (share * p.mean(0)).sum() * static_cast<double>(experts_);
-        return balance * balance_ + at::logsumexp(logits, {-1}).square().mean() * z_loss_;
+        const at::Tensor share = route.mean(largest(p, choices)) / static_cast<double>(choices);
+        const at::Tensor balance = (share * route.mean(p)).sum() * static_cast<double>(experts_);
+        return balance * balance_ +
+               route.mean(at::logsumexp(logits, {-1}, /*keepdim=*/true).square()).sum() * z_loss_;
     }
 
     int64_t rank_ = 4, experts_ = 8, top_k_ = 0;

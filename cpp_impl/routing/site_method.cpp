@@ -2,6 +2,7 @@
 #include "routing/site_method.h"
 
 #include <cmath>
+#include <numeric>
 #include <utility>
 
 #include "base/error.h"
@@ -46,6 +47,18 @@ void SiteMethod::set_trainable(size_t index, bool trainable) {
 void Method::set_training(const std::string& what) {
     if (what != "all")
         fail(Code::invalid_config, "train: this method has no router, allowed: all; got '", what, "'");
+}
+
+at::Tensor SiteMethod::token_shares(const RouteInput& input) const {
+    if (input.stands_for.empty()) return {};
+    POLYAD_CHECK(static_cast<int>(input.stands_for.size()) == input.rows());
+    std::vector<float> shares;
+    for (size_t b = 0; b < input.stands_for.size(); ++b)
+        shares.insert(shares.end(), static_cast<size_t>(input.row_begin[b + 1] - input.row_begin[b]),
+                      static_cast<float>(input.stands_for[b]));
+    const float all = std::accumulate(shares.begin(), shares.end(), 0.0f);
+    for (float& share : shares) share /= all;
+    return list(shares).view({-1, 1});
 }
 
 void check_explicit_weights(const RouteInput& input, int skills) {

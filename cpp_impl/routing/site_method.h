@@ -37,6 +37,9 @@ class SiteMethod : public Method {
     void replace(size_t index, at::Tensor value);
     void set_trainable(size_t index, bool trainable);
     const at::Tensor& value(size_t index) const { return parameters_[index].value; }
+    /// Share of each token in a mean over the examples' tokens, [N, 1]: a beginning counts once for every
+    /// example that reads it. Undefined where all count alike.
+    at::Tensor token_shares(const RouteInput& input) const;
 
     std::vector<Site> sites_;
     int tasks_ = 0;

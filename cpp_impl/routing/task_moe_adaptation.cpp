@@ -55,19 +55,17 @@ class LayerExperts final : public Adaptation {
         encoder_layers_ = backbone.info().encoder_layers;
     }
 
-    int copies(Block block, int layer, const at::Tensor&) override {
-        return block == Block::layer && method_.table_of_layer(layer) >= 0
-                   ? static_cast<int>(method_.options().experts)
-                   : 0;
+    int copies(int layer, const at::Tensor&) override {
+        return method_.table_of_layer(layer) >= 0 ? static_cast<int>(method_.options().experts) : 0;
     }
 
-    std::optional<std::vector<int64_t>> copy_part(Block, int layer, int copy) override {
+    std::optional<std::vector<int64_t>> copy_part(int layer, int copy) override {
         const std::vector<int64_t>* part = this->part(layer, copy);
         if (!part || static_cast<int64_t>(part->size()) == routes_.weights.size(1)) return std::nullopt;
         return *part;
     }
 
-    void enter(Block, int layer, int copy) override {
+    void enter(int layer, int copy) override {
         table_ = method_.table_of_layer(layer);
         expert_ = static_cast<size_t>(copy);
     }
@@ -79,7 +77,7 @@ class LayerExperts final : public Adaptation {
         return method_.expert_value(copied->experts[expert_]);
     }
 
-    at::Tensor join(Block, int layer, const std::vector<at::Tensor>& outputs) override {
+    at::Tensor join(int layer, const std::vector<at::Tensor>& outputs) override {
         table_ = -1;
         // Streams of an encoder-decoder have rows of their own; the encoder's layers come first.
         const RowBegin& rows = rows_[layer < encoder_layers_ ? 1 : 0];

@@ -61,6 +61,7 @@ std::unique_ptr<Adaptation> TokenRoutedMethod::adapt(const RouteInput& input) {
     TokenRoute route;
     route.rows = input.row_begin;
     route.sink = input.trace;
+    route.shares = token_shares(input);
     if (input.intuition.defined()) route.intuition = on_device(input.intuition, device_);
     if (route.intuition.defined() && (route.intuition.dim() != 2 || route.intuition.size(0) != input.rows() ||
                                       route.intuition.size(1) != skills))

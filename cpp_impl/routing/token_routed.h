@@ -3,6 +3,8 @@
 // for.
 #pragma once
 
+#include <ATen/TensorOperators.h>
+
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -20,6 +22,7 @@ struct TokenRoute {
     at::Tensor explicit_weights;  ///< [rows, skills], undefined when no row brings any
     at::Tensor has_weights;       ///< [rows] 1 for rows that bring their own
     at::Tensor intuition;         ///< [rows, skills] or undefined (MoR1E)
+    at::Tensor shares;            ///< [tokens, 1] of each token in mean(); undefined = alike
     std::map<std::string, std::map<std::string, at::Tensor>>* sink = nullptr;
     std::vector<at::Tensor>* losses = nullptr;  ///< training: takes each site's loss term
 
@@ -27,6 +30,10 @@ struct TokenRoute {
     at::Tensor per_token(const at::Tensor& value) const;
     /// `weights` [tokens, skills], rows that bring their own weights using those instead.
     at::Tensor replace(const at::Tensor& weights) const;
+    /// Mean of `value` [tokens, *] over the examples' tokens.
+    at::Tensor mean(const at::Tensor& value) const {
+        return shares.defined() ? (value * shares).sum(0) : value.mean(0);
+    }
     void trace(const Site& site, const char* name, const at::Tensor& value) const;
 };
 

@@ -51,6 +51,10 @@ class XLora final : public SiteMethod {
     int skill_count() const override { return static_cast<int>(options_.experts); }
     bool needs_task() const override { return false; }
     bool exclusive() const override { return true; }  // its first pass is of the whole backbone
+    /// A token's scalings are read from the states up to it; dropout in the head is a token's own.
+    Sharing sharing(Mode mode) const override {
+        return mode == Mode::train && options_.depth > 1 && options_.dropout > 0.0 ? Sharing::none : Sharing::all;
+    }
     void set_training(const std::string& what) override;
     std::optional<CollapsedSite> collapse(const Site& site, int) override {
         expect_position(site);
@@ -114,7 +118,8 @@ class XLoraAdaptation final : public Adaptation {
     };
     std::vector<Reading> readings(const Batch& batch, const ForwardOptions& options) const;
     std::vector<int32_t> history(size_t row, int64_t past) const;
-    at::Tensor first_pass(const Backbone& backbone, const std::vector<Reading>& readings) const;
+    at::Tensor first_pass(const Backbone& backbone, const std::vector<Reading>& readings,
+                          const std::vector<int32_t>& parent) const;
     bool given(size_t row) const { return row < weights_.size() && !weights_[row].empty(); }
 
     const XLora& method_;
@@ -303,8 +308,12 @@ std::vector<XLoraAdaptation::Reading> XLoraAdaptation::readings(const Batch& bat
 }
 
 /// Scalings of each reading's last states, laid end to end.
-at::Tensor XLoraAdaptation::first_pass(const Backbone& backbone, const std::vector<Reading>& readings) const {
+at::Tensor XLoraAdaptation::first_pass(const Backbone& backbone, const std::vector<Reading>& readings,
+                                       const std::vector<int32_t>& parent) const {
     Batch batch;
+    batch.parent = parent;
+    if (!parent.empty() && readings.size() != parent.size())
+        fail(Code::unsupported, "xlora: rows that share beginnings all bring their prompt and no weights");
     batch.row_begin = {0};
     std::vector<int64_t> own;
     for (const Reading& reading : readings) {
@@ -330,7 +339,7 @@ void XLoraAdaptation::begin(const Backbone& backbone, const Batch& batch, const 
              "xlora: its first pass reads token ids, embeddings in their place cannot be given");
     const XLoraOptions& o = method_.options();
     const std::vector<Reading> reads = readings(batch, options);
-    const at::Tensor all = reads.empty() ? at::Tensor() : first_pass(backbone, reads);
+    const at::Tensor all = reads.empty() ? at::Tensor() : first_pass(backbone, reads, batch.parent);
     const int64_t layers = o.layerwise ? static_cast<int64_t>(method_.adapted().size()) : 1;
     std::vector<at::Tensor> parts;
     size_t next = 0;

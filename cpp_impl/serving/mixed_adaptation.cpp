@@ -134,20 +134,24 @@ at::Tensor MixedAdaptation::output_scale(const Site& site) {
     return alone_ ? alone_->output_scale(site) : at::Tensor();
 }
 
-int MixedAdaptation::copies(Block block, int layer, const at::Tensor& x) {
-    return alone_ ? alone_->copies(block, layer, x) : 0;
+std::optional<Spread> MixedAdaptation::spread(int layer, const at::Tensor& h) {
+    return alone_ ? alone_->spread(layer, h) : std::nullopt;
 }
 
-void MixedAdaptation::enter(Block block, int layer, int copy) {
-    if (alone_) alone_->enter(block, layer, copy);
+int MixedAdaptation::copies(int layer, const at::Tensor& x) {
+    return alone_ ? alone_->copies(layer, x) : 0;
 }
 
-std::optional<std::vector<int64_t>> MixedAdaptation::copy_part(Block block, int layer, int copy) {
-    return alone_ ? alone_->copy_part(block, layer, copy) : std::nullopt;
+void MixedAdaptation::enter(int layer, int copy) {
+    if (alone_) alone_->enter(layer, copy);
 }
 
-at::Tensor MixedAdaptation::join(Block block, int layer, const std::vector<at::Tensor>& outputs) {
-    return alone_ ? alone_->join(block, layer, outputs) : outputs.front();
+std::optional<std::vector<int64_t>> MixedAdaptation::copy_part(int layer, int copy) {
+    return alone_ ? alone_->copy_part(layer, copy) : std::nullopt;
+}
+
+at::Tensor MixedAdaptation::join(int layer, const std::vector<at::Tensor>& outputs) {
+    return alone_ ? alone_->join(layer, outputs) : outputs.front();
 }
 
 }  // namespace polyad

@@ -39,10 +39,11 @@ class MixedAdaptation final : public Adaptation {
     at::Tensor feed_forward(int layer, const at::Tensor& u, const at::Tensor& y) override;
     at::Tensor weight(const std::string& path) override;
     at::Tensor output_scale(const Site& site) override;
-    int copies(Block block, int layer, const at::Tensor& x) override;
-    void enter(Block block, int layer, int copy) override;
-    std::optional<std::vector<int64_t>> copy_part(Block block, int layer, int copy) override;
-    at::Tensor join(Block block, int layer, const std::vector<at::Tensor>& outputs) override;
+    std::optional<Spread> spread(int layer, const at::Tensor& h) override;
+    int copies(int layer, const at::Tensor& x) override;
+    void enter(int layer, int copy) override;
+    std::optional<std::vector<int64_t>> copy_part(int layer, int copy) override;
+    at::Tensor join(int layer, const std::vector<at::Tensor>& outputs) override;
     /// True when no row has a skillset: the backbone may run without an adaptation.
     bool empty() const { return parts_.empty() && loras_.empty(); }
 

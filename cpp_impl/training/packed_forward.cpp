@@ -54,7 +54,7 @@ ForwardPlan plan_forwards(const Backbone& backbone, const Method& method,
                           const std::vector<TrainingRow>& rows, bool share, int64_t activation_bytes) {
     const bool apart = method.sharing(Mode::train) != Sharing::none ||
                        (method.needs_task() && method.sharing(Mode::eval) != Sharing::none);
-    if (!apart || !backbone.device().is_cpu() || backbone.info().encoder_decoder)
+    if (!apart || method.whole_batch() || !backbone.device().is_cpu() || backbone.info().encoder_decoder)
         return {{rows}, activation_bytes};
     const int64_t budget = activation_bytes > 0 ? activation_bytes : default_budget(backbone);
     int64_t whole = 0;
@@ -93,6 +93,7 @@ PackedForward::PackedForward(const Backbone& backbone, const Method& method,
         SharedBatch shared = pack_shared(examples, mixtures(rows, sharing));
         batch = std::move(shared.batch);
         row_of = std::move(shared.example);
+        if (!batch.parent.empty()) route.stands_for = std::move(shared.stands_for);
     } else {
         batch = pack(examples, backbone.info().decoder_start);
     }

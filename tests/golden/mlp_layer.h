@@ -49,19 +49,19 @@ class MlpLayer final : public Backbone {
         Batch batch;
         adaptation.begin(*this, batch, {});
         std::vector<at::Tensor> outputs;
-        for (int copy = 0; copy < adaptation.copies(Block::layer, 0, x); ++copy) {
-            if (const auto part = adaptation.copy_part(Block::layer, 0, copy); part && part->empty()) {
+        for (int copy = 0; copy < adaptation.copies(0, x); ++copy) {
+            if (const auto part = adaptation.copy_part(0, copy); part && part->empty()) {
                 outputs.emplace_back();
                 continue;
             }
-            adaptation.enter(Block::layer, 0, copy);  // all rows: join() takes its part of them
+            adaptation.enter(0, copy);  // all rows: join() takes its part of them
             const auto apply = [&](const Site& site, const at::Tensor& in) {
                 return at::linear(in, adaptation.weight(site.path + ".weight"),
                                   adaptation.weight(site.path + ".bias"));
             };
             outputs.push_back(apply(sites_[1], at::gelu(apply(sites_[0], x))));
         }
-        return adaptation.join(Block::layer, 0, outputs);
+        return adaptation.join(0, outputs);
     }
 
     const BackboneInfo& info() const override { return info_; }

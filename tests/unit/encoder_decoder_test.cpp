@@ -6,8 +6,8 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/randn.h>
-#include <ATen/ops/stack.h>
 
 #include <cmath>
 #include <set>
@@ -174,8 +174,8 @@ TEST_P(EncoderDecoders, PrefixIsLikeTokensOfTheSource) {
 /// Gives back the backbone's own tensors, runs every block as copies of itself, and counts.
 class SameAdaptation final : public Adaptation {
   public:
-    explicit SameAdaptation(const Backbone& backbone, Block block, bool parts = false)
-        : backbone_(backbone), block_(block), parts_(parts) {}
+    explicit SameAdaptation(const Backbone& backbone, bool spread, bool parts = false)
+        : backbone_(backbone), spread_(spread), parts_(parts) {}
     std::set<std::string> asked;
     std::map<int, int> entered, fed;
     int begun = 0;
@@ -191,34 +191,38 @@ class SameAdaptation final : public Adaptation {
         EXPECT_EQ(u.size(0), y.size(0));
         return y;
     }
-    int copies(Block block, int layer, const at::Tensor& x) override {
-        width_[layer] = x.size(0);
-        return block == block_ ? 3 : 0;
+    /// Three times all tokens, a third each; in parts the even positions, nothing, the odd ones.
+    std::optional<Spread> spread(int layer, const at::Tensor& h) override {
+        if (!spread_) return std::nullopt;
+        Spread out;
+        const auto tokens = static_cast<int32_t>(h.size(0));
+        for (int copy = 0; copy < 3; ++copy) {
+            ++entered[layer];
+            out.rows.push_back(static_cast<int32_t>(out.token.size()));
+            for (int32_t n = 0; n < tokens; ++n)
+                if (!parts_ || (copy != 1 && n % 2 == copy / 2)) out.token.push_back(n);
+        }
+        out.rows.push_back(static_cast<int32_t>(out.token.size()));
+        out.weight = at::full({out.rows.back()}, parts_ ? 1.0 : 1.0 / 3, at::kFloat);
+        return out;
     }
-    void enter(Block, int layer, int) override { ++entered[layer]; }
-    std::optional<std::vector<int64_t>> copy_part(Block block, int layer, int copy) override {
+    int copies(int, const at::Tensor&) override { return spread_ ? 0 : 3; }
+    void enter(int layer, int) override { ++entered[layer]; }
+    std::optional<std::vector<int64_t>> copy_part(int, int copy) override {
         if (!parts_) return std::nullopt;
         if (copy == 1) return std::vector<int64_t>{};
-        if (block == Block::layer) return std::vector<int64_t>{copy == 0 ? 0 : 1};
-        std::vector<int64_t> own;
-        for (int64_t n = copy == 0 ? 0 : 1; n < width_[layer]; n += 2) own.push_back(n);
-        return own;
+        return std::vector<int64_t>{copy == 0 ? 0 : 1};
     }
-    at::Tensor join(Block block, int layer, const std::vector<at::Tensor>& outputs) override {
+    at::Tensor join(int, const std::vector<at::Tensor>& outputs) override {
         EXPECT_EQ(outputs.size(), 3u);
         if (!parts_) return (outputs[0] + outputs[1] + outputs[2]) / 3;
         EXPECT_FALSE(outputs[1].defined());
-        if (block == Block::layer) return at::cat({outputs[0], outputs[2]}, 0);  // whole rows, in order
-        std::vector<at::Tensor> all;  // even positions, odd positions
-        for (int64_t n = 0; n < width_[layer]; ++n) all.push_back(outputs[n % 2 ? 2 : 0][n / 2]);
-        return at::stack(all);
+        return at::cat({outputs[0], outputs[2]}, 0);  // whole rows, in order
     }
 
   private:
     const Backbone& backbone_;
-    Block block_;
-    bool parts_;
-    std::map<int, int64_t> width_;
+    bool spread_, parts_;
 };
 
 TEST_P(EncoderDecoders, EveryHookIsAskedInEveryLayer) {
@@ -226,12 +230,12 @@ TEST_P(EncoderDecoders, EveryHookIsAskedInEveryLayer) {
     const Batch batch = two_rows();
     const at::Tensor want = backbone_->hidden(batch);
     const auto layers = static_cast<size_t>(backbone_->info().layers);
-    for (const Block block : {Block::layer, Block::feed_forward})
+    for (const bool spread : {false, true})
         for (const bool parts : {false, true})
             for (const bool cached : {false, true}) {
-                SCOPED_TRACE(text(block == Block::layer ? "layer" : "feed forward", parts ? ", parts" : "",
+                SCOPED_TRACE(text(spread ? "feed forward" : "layer", parts ? ", parts" : "",
                                   cached ? ", cached" : ""));
-                SameAdaptation adaptation(*backbone_, block, parts);
+                SameAdaptation adaptation(*backbone_, spread, parts);
                 const auto cache = backbone_->make_cache(2, 8);
                 ForwardOptions options;
                 options.adaptation = &adaptation;
@@ -243,12 +247,14 @@ TEST_P(EncoderDecoders, EveryHookIsAskedInEveryLayer) {
                 EXPECT_EQ(adaptation.begun, 1);
                 EXPECT_EQ(adaptation.entered.size(), layers);
                 for (const auto& [layer, times] : adaptation.entered)
-                    EXPECT_EQ(times, parts ? 2 : 3) << layer;
+                    EXPECT_EQ(times, parts && !spread ? 2 : 3) << layer;
                 for (const NormSite& norm : backbone_->norms())
                     EXPECT_TRUE(adaptation.asked.contains(norm.path)) << norm.path;
                 for (const Site& site : backbone_->sites())
-                    EXPECT_TRUE(adaptation.asked.contains(site.path + ".weight")) << site.path;
-                EXPECT_EQ(adaptation.fed.size(), block == Block::layer ? layers : 0);
+                    EXPECT_EQ(adaptation.asked.contains(site.path + ".weight"),
+                              !spread || site.role == Role::attention)
+                        << site.path;
+                EXPECT_EQ(adaptation.fed.size(), spread ? 0 : layers);
             }
 }
 

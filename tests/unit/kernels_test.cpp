@@ -186,6 +186,49 @@ TEST_P(Kernels, SwigluAndItsGradients) {
         }
 }
 
+TEST_P(Kernels, RowsAreGatheredSummedAndMultiplied) {
+    // Tokens 0 to 4 go to 2, 0, 1, 3 and 1 places.
+    const std::vector<int32_t> token = {4, 0, 3, 2, 3, 0, 3}, begin = {0, 2, 2, 3, 6, 7},
+                               member = {1, 5, 3, 2, 4, 6, 0};
+    const int64_t tokens = 5, places = 7;
+    for (const Float type : types)
+        for (const int64_t width : {1, 15, 16, 33, 576, 1536}) {
+            SCOPED_TRACE(testing::Message() << name_of(type) << " " << width);
+            const auto x = Buffer::random(type, tokens * width, random);
+            const auto y = Buffer::random(type, places * width, random);
+            auto w = Buffer::random(Float::f32, places, random);
+            auto dots = Buffer::random(Float::f32, places, random);
+            Buffer gathered(type, places * width), plain(type, places * width), sums(type, tokens * width);
+            auto onto = Buffer::random(type, tokens * width, random);
+            std::vector<double> eg(static_cast<size_t>(places * width)), ep = eg, ed,
+                es(static_cast<size_t>(tokens * width), 0.0), eo;
+            for (int64_t i = 0; i < tokens * width; ++i) eo.push_back(onto.get(i));
+            for (int64_t m = 0; m < places; ++m) {
+                double dot = dots.get(m);
+                for (int64_t i = 0; i < width; ++i) {
+                    const int64_t from = token[static_cast<size_t>(m)] * width + i, at = m * width + i;
+                    ep[static_cast<size_t>(at)] = x.get(from);
+                    eg[static_cast<size_t>(at)] = w.get(m) * x.get(from);
+                    es[static_cast<size_t>(from)] += y.get(at);
+                    eo[static_cast<size_t>(from)] += w.get(m) * y.get(at);
+                    dot += x.get(from) * y.get(at);
+                }
+                ed.push_back(dot);
+            }
+            op.gather_rows(type, x.data(), token.data(), w.floats(), places, width, gathered.data());
+            op.gather_rows(type, x.data(), token.data(), nullptr, places, width, plain.data());
+            op.sum_rows(type, y.data(), begin.data(), member.data(), nullptr, 0, tokens, width, sums.data());
+            op.sum_rows(type, y.data(), begin.data(), member.data(), w.floats(), 1, tokens, width, onto.data());
+            op.row_dots(type, x.data(), token.data(), y.data(), places, width, dots.floats());
+            const double tolerance = type == Float::f32 ? 1e-6 : 5e-3;
+            expect_near(gathered, eg, tolerance, "gathered");
+            expect_near(plain, ep, 0, "plain");
+            expect_near(sums, es, tolerance, "sums");
+            expect_near(onto, eo, tolerance, "onto");
+            expect_near(dots, ed, 1e-5, "dots");
+        }
+}
+
 TEST_P(Kernels, SigmoidIsAccurateOverTheWholeRange) {
     // silu(x) / x, so exp is seen through it over [-100, 100].
     std::vector<double> in;

@@ -42,7 +42,8 @@ class FeedForward {
         in.row_begin = {0, static_cast<int32_t>(p.size(0))};
         in.trace = &trace;
         adaptation = method->adapt(in);
-        EXPECT_EQ(adaptation->copies(Block::feed_forward, 0, p.log()), 3);
+        spread = *adaptation->spread(0, p.log());
+        EXPECT_EQ(spread.rows.size(), 4u);
         return trace.at(context.sites[0].path).at("weights");
     }
 
@@ -50,6 +51,7 @@ class FeedForward {
     std::unique_ptr<Method> method;
     std::unique_ptr<Adaptation> adaptation;
     at::Tensor router;
+    Spread spread;
     std::map<std::string, std::map<std::string, at::Tensor>> trace;
 };
 
@@ -66,8 +68,9 @@ TEST(MixLora, TopKIsRenormalisedAndTopPIsNot) {
     FeedForward one(dynamic);
     EXPECT_LT(largest_difference(one.weights(p), matrix({0.5f, 0, 0}, {1, 3})), 1e-6);
     // Only tokens that chose an expert are asked for.
-    EXPECT_EQ(top.adaptation->copy_part(Block::feed_forward, 0, 2)->size(), 0u);
-    EXPECT_FALSE(top.adaptation->copy_part(Block::feed_forward, 0, 0));
+    EXPECT_EQ(top.spread.token, (std::vector<int32_t>{0, 0}));
+    EXPECT_EQ(top.spread.rows, (RowBegin{0, 1, 2, 2}));
+    EXPECT_LT(largest_difference(top.spread.weight, matrix({0.625f, 0.375f}, {2})), 1e-6);
     dynamic["top_k"] = 2;
     EXPECT_REFUSED(FeedForward{dynamic}, Code::invalid_config, "top_k");
 }

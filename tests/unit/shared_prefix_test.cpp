@@ -121,7 +121,8 @@ class SharedForward : public testing::Test {
             PackedForward forward(*skills.backbone(), method, part, Mode::train, &noise, share);
             forward.activation_bytes = activation_bytes;
             const auto adaptation = method.adapt(forward.route);
-            const at::Tensor loss = forward.answer_nll(*skills.backbone(), *adaptation, 0.0).sum();
+            at::Tensor loss = forward.answer_nll(*skills.backbone(), *adaptation, 0.0).sum();
+            if (const at::Tensor extra = method.auxiliary_loss(*adaptation); extra.defined()) loss = loss + extra;
             loss.backward();
             out.loss += loss.item<double>();
             out.size += forward.batch.size();
@@ -148,8 +149,14 @@ TEST_F(SharedForward, GradientsAreThoseOfWholeRows) {
         {{{"method", "private_lora"}}, true},
         {{{"method", "moelora_task"}, {"rank", 8}, {"n_experts", 4}}, true},
         {{{"method", "molora"}, {"n_experts", 3}}, true},
-        {{{"method", "molora"}, {"n_experts", 3}, {"balance_loss", 0.1}}, false},
+        {{{"method", "molora"}, {"n_experts", 3}, {"top_k", 2}, {"balance_loss", 3.0}, {"z_loss", 0.5}}, true},
         {{{"method", "mor1e"}, {"r1", 2}, {"r2", 3}}, true},
+        {{{"method", "mixlora"}, {"n_experts", 4}, {"balance_weight", 3.0}}, true},
+        {{{"method", "mixlora"}, {"n_experts", 4}, {"top_p", 0.7}, {"balance_weight", 3.0}}, true},
+        {{{"method", "xlora"}, {"n_experts", 3}}, true},
+        {{{"method", "xlora"}, {"n_experts", 3}, {"answer_scalings", "token"}, {"layerwise_scalings", true}},
+         true},
+        {{{"method", "xlora"}, {"n_experts", 3}, {"xlora_depth", 2}, {"xlora_size", 16}}, false},  // dropout
         {{{"method", "orchmoe"}}, false},
     };
     for (const auto& [config, shares] : methods) {

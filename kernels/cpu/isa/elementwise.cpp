@@ -6,15 +6,6 @@
 namespace polyad::kernels::POLYAD_ISA {
 namespace {
 
-/// Runs f with a value of the element type.
-template <class F>
-inline void with_type(Float type, F&& f) {
-    if (type == Float::bf16)
-        f(bf16{});
-    else
-        f(float{});
-}
-
 /// Cuts [0, n) into pieces that are multiples of the vector length and runs body(begin, count) on them in
 /// parallel.
 template <class Body>

@@ -80,6 +80,14 @@ void gate(const GateShape& shape, Rows rows, const float* gate, const float* u, 
 void gate_backward(const GateShape& shape, Rows rows, const float* gate, const float* u, const float* dv,
                    float* du, float* dgate);
 
+// spread.cpp
+void gather_rows(Float type, const void* x, const int32_t* row, const float* w, int64_t n, int64_t width,
+                 void* out);
+void sum_rows(Float type, const void* y, const int32_t* begin, const int32_t* member, const float* w, int add,
+              int64_t n, int64_t width, void* out);
+void row_dots(Float type, const void* a, const int32_t* row, const void* b, int64_t n, int64_t width,
+              float* dots);
+
 // head.cpp
 void cross_entropy(float* logits, const int32_t* target, float eps, float* nll, int gradient, int64_t n,
                    int64_t vocab);

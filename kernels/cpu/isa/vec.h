@@ -11,6 +11,8 @@
 #include <cstring>
 #include <new>
 
+#include "kernels/op_table.h"
+
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
@@ -137,6 +139,15 @@ inline void sweep(int64_t n, Body&& body) {
     int64_t i = 0;
     for (; i + lanes <= n; i += lanes) body(i, Whole{});
     if (i < n) body(i, Part{n - i});
+}
+
+/// Runs f with a value of the element type.
+template <class F>
+inline void with_type(Float type, F&& f) {
+    if (type == Float::bf16)
+        f(bf16{});
+    else
+        f(float{});
 }
 
 // ---- scalars ----
