@@ -16,6 +16,7 @@
 #include <fstream>
 #include <map>
 
+#include "backbone/buffer_pool.h"
 #include "base/bytes.h"
 #include "base/error.h"
 #include "data/prompt.h"
@@ -193,9 +194,12 @@ int run(const Options& o) {
     std::ofstream("/proc/self/clear_refs") << "5";
     std::vector<double> seconds, forward_seconds, backward_seconds, update_seconds;
     double loss = 0;
-    int64_t faults = 0, computed = 0;
+    int64_t faults = 0, taken = 0, computed = 0;
     for (int step = 0; step < o.warmup + o.steps; ++step) {
-        if (step == o.warmup) faults = page_faults();
+        if (step == o.warmup) {
+            faults = page_faults();
+            taken = buffer_use().taken_from_system;
+        }
         const auto begin = Clock::now();
         double forward_time = 0, backward_time = 0;
         loss = 0;
@@ -229,6 +233,7 @@ int run(const Options& o) {
         update_seconds.push_back(seconds_since(end));
     }
     faults = (page_faults() - faults) / std::max(1, o.steps);
+    taken = (buffer_use().taken_from_system - taken) / std::max(1, o.steps);
     const int64_t peak = high_water_mark();
     int64_t parameters = 0;
     for (const Parameter& p : method.parameters()) parameters += p.trainable ? p.value.numel() : 0;
@@ -244,6 +249,7 @@ int run(const Options& o) {
                              {"backward_seconds", median(backward_seconds)},
                              {"update_seconds", median(update_seconds)},
                              {"page_faults_per_step", faults},
+                             {"pool_bytes_taken_per_step", taken},
                              {"trained_parameters", parameters},
                              {"gemm_bound_seconds", bound},
                              {"peak_rss", peak},

@@ -246,6 +246,13 @@ struct OpTable {
     void (*row_dots)(Float type, const void* a, const int32_t* row, const void* b, int64_t n, int64_t width,
                      float* dots);
 
+    // ---- prompts read by a router, one thread's work each; null on devices that have none ----
+    /// attention [n, n] = softmax(x x^T / sqrt(d)), g [d] = mean_i (sum_j attention_ij x_j + x_i). x [n, d].
+    void (*attend_span)(Float type, const void* x, int64_t n, int64_t d, float* attention, float* g);
+    /// dx [n, d] (written) from dg [d].
+    void (*attend_span_backward)(Float type, const void* x, int64_t n, int64_t d, const float* attention,
+                                 const float* dg, void* dx);
+
     // ---- output head ----
     /// Softmax cross-entropy of logits [n, vocab] (float32), label smoothing eps spread over the whole
     /// vocabulary: nll[t] = (1 - eps) * -log p[target] + eps / vocab * sum_v -log p_v. When `gradient` != 0

@@ -11,10 +11,15 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
+#include <numeric>
 
 #include "backbone/autograd_node.h"
 #include "backbone/buffer_pool.h"
+#include "backbone/device.h"
+#include "backbone/weights.h"
+#include "kernels/op_table.h"
 
 namespace polyad {
 namespace {
@@ -91,19 +96,43 @@ at::Tensor pool_one_backward(const at::Tensor& x, const at::Tensor& t, Pool pool
     return dx.addr_(share, t);
 }
 
-/// Spans are small against what a thread can do: on the CPU each is one thread's, where there are enough of
-/// them.
+/// True when the kernels take the span whole: they hold all of its attention.
+bool in_one(const at::Tensor& x, const TokenSpan& span, Pool pool) {
+    return ops_of(x).attend_span && pool == Pool::mean && span.count * span.count <= attention_budget;
+}
+
+const void* start_of(const at::Tensor& x, const TokenSpan& span) {
+    return static_cast<const std::byte*>(x.const_data_ptr()) +
+           span.begin * x.size(1) * static_cast<int64_t>(x.element_size());
+}
+
+/// g [d] of a span is written; its attention.
+at::Tensor attend(const at::Tensor& x, const TokenSpan& span, float* g) {
+    at::Tensor attention = new_buffer({span.count, span.count}, x.options().dtype(at::kFloat));
+    ops_of(x).attend_span(float_of(x.scalar_type()), start_of(x, span), span.count, x.size(1),
+                          attention.data_ptr<float>(), g);
+    return attention;
+}
+
+/// Calls one(i) for every span. Spans are small against what a thread can do: on the CPU each is one thread's,
+/// where there are enough of them, the longest first (attention takes their length squared).
 template <class One>
-void each_span(const at::Tensor& x, size_t spans, const One& one) {
-    const auto count = static_cast<int64_t>(spans);
-    const auto some = [&](int64_t begin, int64_t end) {
+void each_span(const at::Tensor& x, const std::vector<TokenSpan>& spans, const One& one) {
+    const auto count = static_cast<int64_t>(spans.size());
+    std::vector<size_t> order(spans.size());
+    std::iota(order.begin(), order.end(), size_t{0});
+    if (!x.is_cpu() || count < 2 * at::get_num_threads()) {
         const at::NoGradGuard no_grad;
-        for (int64_t i = begin; i < end; ++i) one(static_cast<size_t>(i));
-    };
-    if (x.is_cpu() && count >= 2 * at::get_num_threads())
-        at::parallel_for(0, count, 1, some);
-    else
-        some(0, count);
+        for (const size_t i : order) one(i);
+        return;
+    }
+    std::stable_sort(order.begin(), order.end(),
+                     [&](size_t a, size_t b) { return spans[a].count > spans[b].count; });
+    std::atomic<size_t> next{0};
+    at::parallel_for(0, at::get_num_threads(), 1, [&](int64_t, int64_t) {
+        const at::NoGradGuard no_grad;
+        for (size_t i = next++; i < order.size(); i = next++) one(order[i]);
+    });
 }
 
 class PoolNode final : public SavedNode {
@@ -123,11 +152,20 @@ class PoolNode final : public SavedNode {
         if (!gradients[0].defined() || !wants(0)) return List(1);
         at::Tensor dx = new_zeros(sizes, options);
         const at::Tensor& gradient = gradients[0];
-        each_span(dx, spans.size(), [&](size_t i) {
+        each_span(dx, spans, [&](size_t i) {
             const Queries queries = queries_of(pool, spans[i].count);
             const at::Tensor t = gradient.select(0, static_cast<int64_t>(i)) * queries.weight();
             if (!attention) {
                 dx.narrow(0, spans[i].begin + queries.begin, queries.count).copy_(t.unsqueeze(0));
+                return;
+            }
+            if (in_one(x, spans[i], pool)) {
+                std::vector<float> unused(static_cast<size_t>(x.size(1)));
+                const at::Tensor& a = kept[i].defined() ? kept[i] : attend(x, spans[i], unused.data());
+                const at::Tensor dg = gradient.select(0, static_cast<int64_t>(i)).contiguous();
+                ops_of(x).attend_span_backward(float_of(x.scalar_type()), start_of(x, spans[i]), spans[i].count,
+                                               x.size(1), a.const_data_ptr<float>(), dg.const_data_ptr<float>(),
+                                               const_cast<void*>(start_of(dx, spans[i])));
                 return;
             }
             const at::Tensor own = x.narrow(0, spans[i].begin, spans[i].count).to(at::kFloat);
@@ -146,16 +184,22 @@ class PoolNode final : public SavedNode {
 at::Tensor pool_spans(const at::Tensor& x, const std::vector<TokenSpan>& spans, bool attention, Pool pool) {
     at::Tensor g = at::empty({static_cast<int64_t>(spans.size()), x.size(1)},
                              x.options().dtype(at::kFloat).requires_grad(false));
-    const at::Tensor values = x.detach();
+    const at::Tensor values = x.detach().contiguous();
     const bool recorded = needs_gradient(x);
     std::vector<at::Tensor> kept(spans.size());
     for (const TokenSpan& span : spans)
         POLYAD_CHECK(span.count > 0 && span.begin >= 0 && span.begin + span.count <= x.size(0));
-    each_span(values, spans.size(), [&](size_t i) {
-        const at::Tensor own = values.narrow(0, spans[i].begin, spans[i].count).to(at::kFloat);
+    each_span(values, spans, [&](size_t i) {
         // No more than the span itself takes.
         const int64_t line_bytes = x.size(1) * static_cast<int64_t>(x.element_size());
         const bool keep = recorded && spans[i].count * 4 <= line_bytes;
+        if (attention && in_one(values, spans[i], pool)) {
+            const at::Tensor a =
+                attend(values, spans[i], g.data_ptr<float>() + static_cast<int64_t>(i) * x.size(1));
+            if (keep) kept[i] = a;
+            return;
+        }
+        const at::Tensor own = values.narrow(0, spans[i].begin, spans[i].count).to(at::kFloat);
         g.select(0, static_cast<int64_t>(i)).copy_(pool_one(own, attention, pool, keep ? &kept[i] : nullptr));
     });
     if (!recorded) return g;

@@ -24,6 +24,12 @@ const OpTable& set() {
     static const OpTable table = [] {
         OpTable t = avx512::table;
         t.isa = "amx";
+        t.attention = attention;
+        t.attention_backward = attention_backward;
+        t.tree_attention = tree_attention;
+        t.tree_attention_backward = tree_attention_backward;
+        t.attend_span = attend_span;
+        t.attend_span_backward = attend_span_backward;
         t.low_rank_down = low_rank_down;
         t.low_rank_up = low_rank_up;
         t.low_rank_up_backward = low_rank_up_backward;

@@ -229,6 +229,57 @@ TEST_P(Kernels, RowsAreGatheredSummedAndMultiplied) {
         }
 }
 
+TEST_P(Kernels, SpansArePooledBehindTheirAttention) {
+    for (const Float type : types)
+        for (const int64_t n : {1, 2, 15, 16, 33, 70})
+            for (const int64_t d : {1, 6, 16, 33, 64, 200}) {
+                SCOPED_TRACE(testing::Message() << name_of(type) << " " << n << " x " << d);
+                const auto x = Buffer::random(type, n * d, random), dg = Buffer::random(Float::f32, d, random);
+                Buffer attention(Float::f32, n * n), g(Float::f32, d), dx(type, n * d);
+                op.attend_span(type, x.data(), n, d, attention.floats(), g.floats());
+                op.attend_span_backward(type, x.data(), n, d, attention.floats(),
+                                        static_cast<const float*>(dg.data()), dx.data());
+                const auto at = [](int64_t row, int64_t width, int64_t column) {
+                    return static_cast<size_t>(row * width + column);
+                };
+                std::vector<double> a(static_cast<size_t>(n * n)), eg(static_cast<size_t>(d), 0.0), e, ds = a,
+                    ex(static_cast<size_t>(n * d), 0.0);
+                const double scale = 1 / std::sqrt(static_cast<double>(d)), each = 1 / static_cast<double>(n);
+                for (int64_t i = 0; i < n; ++i) {
+                    double dot = 0, total = 0;
+                    for (int64_t c = 0; c < d; ++c) dot += x.get(i * d + c) * dg.get(c) * each;
+                    e.push_back(dot);
+                    for (int64_t j = 0; j < n; ++j) {
+                        double score = 0;
+                        for (int64_t c = 0; c < d; ++c) score += x.get(i * d + c) * x.get(j * d + c);
+                        total += a[at(i, n, j)] = std::exp(score * scale);
+                    }
+                    for (int64_t j = 0; j < n; ++j) a[at(i, n, j)] /= total;
+                }
+                for (int64_t i = 0; i < n; ++i) {
+                    double mean = 0;
+                    for (int64_t j = 0; j < n; ++j)
+                        mean += a[at(i, n, j)] * e[static_cast<size_t>(j)];
+                    for (int64_t j = 0; j < n; ++j)
+                        ds[at(i, n, j)] = a[at(i, n, j)] * (e[static_cast<size_t>(j)] - mean) * scale;
+                }
+                for (int64_t j = 0; j < n; ++j) {
+                    double share = 1;
+                    for (int64_t i = 0; i < n; ++i) share += a[at(i, n, j)];
+                    for (int64_t c = 0; c < d; ++c) {
+                        eg[static_cast<size_t>(c)] += share * x.get(j * d + c) * each;
+                        double sum = share * dg.get(c) * each;
+                        for (int64_t i = 0; i < n; ++i)
+                            sum += (ds[at(i, n, j)] + ds[at(j, n, i)]) * x.get(i * d + c);
+                        ex[at(j, d, c)] = sum;
+                    }
+                }
+                expect_near(attention, a, 1e-5, "attention");
+                expect_near(g, eg, 1e-5, "g");
+                expect_near(dx, ex, type == Float::f32 ? 1e-5 : 2e-2, "dx");
+            }
+}
+
 TEST_P(Kernels, SigmoidIsAccurateOverTheWholeRange) {
     // silu(x) / x, so exp is seen through it over [-100, 100].
     std::vector<double> in;

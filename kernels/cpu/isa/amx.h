@@ -101,4 +101,22 @@ class Tiles {
 struct Tiles {};  // never used
 #endif
 
+/// multiply() of cells that are contiguous along k in A, on tiles where there are any.
+template <int Depth>
+inline void multiply_lines(int64_t m, int64_t n, int64_t k, const float* a, int64_t a_stride, const float* b,
+                           int64_t b_stride, float* c, int64_t c_stride, bool add) {
+#if defined(__AMX_BF16__)
+    if constexpr (Depth == 2) {
+        Tiles tiles;
+        for (int64_t i = 0; i < m; i += Tiles::most_rows)
+            for (int64_t j = 0; j < n; j += Tiles::most_columns)
+                tiles.multiply(least(Tiles::most_rows, m - i), least(Tiles::most_columns, n - j), k,
+                               a + i * a_stride, a_stride * 4, b + j, b_stride, c + i * c_stride + j, c_stride,
+                               add);
+        return;
+    }
+#endif
+    multiply<Depth>(m, n, k, {a, a_stride, 1}, b, b_stride, c, c_stride, add);
+}
+
 }  // namespace polyad::kernels::POLYAD_ISA

@@ -117,7 +117,7 @@ void blocked(const Head<T>& head, const T* q, T* o, float* lse, const Layout& at
         if (block.key_begin >= block.key_end) std::memset(out, 0, static_cast<size_t>(d * block_queries) * 4);
         for (int64_t key = block.key_begin; key < block.key_end; key += block_keys) {
             const int64_t count = least(block_keys, block.key_end - key);
-            multiply<depth>(count, block.width, cells, {scratch + at.k + key * cells, cells, 1},
+            multiply_lines<depth>(count, block.width, cells, scratch + at.k + key * cells, cells,
                             scratch + at.q, block_queries, s, block_queries, false);
             finish_scores(head, block, key, count, s);
             exponentiate<depth>(block, count, s, p, state);

@@ -10,7 +10,7 @@
 #include <cmath>
 
 #include "kernels/cpu/isa/kernels.h"
-#include "kernels/cpu/isa/tile.h"
+#include "kernels/cpu/isa/amx.h"
 
 namespace polyad::kernels::POLYAD_ISA {
 

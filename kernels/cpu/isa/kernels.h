@@ -88,6 +88,11 @@ void sum_rows(Float type, const void* y, const int32_t* begin, const int32_t* me
 void row_dots(Float type, const void* a, const int32_t* row, const void* b, int64_t n, int64_t width,
               float* dots);
 
+// span_pool.cpp
+void attend_span(Float type, const void* x, int64_t n, int64_t d, float* attention, float* g);
+void attend_span_backward(Float type, const void* x, int64_t n, int64_t d, const float* attention,
+                          const float* dg, void* dx);
+
 // head.cpp
 void cross_entropy(float* logits, const int32_t* target, float eps, float* nll, int gradient, int64_t n,
                    int64_t vocab);

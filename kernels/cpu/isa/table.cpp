@@ -41,6 +41,8 @@ const OpTable table = {
     gather_rows,
     sum_rows,
     row_dots,
+    attend_span,
+    attend_span_backward,
     cross_entropy,
     adamw,
     sum_squares,
