@@ -238,8 +238,8 @@ struct OpTable {
     /// out[m, :] = w[m] x[row[m], :] for m < n; w null: 1.
     void (*gather_rows)(Float type, const void* x, const int32_t* row, const float* w, int64_t n,
                         int64_t width, void* out);
-    /// out[t, :] (+)= sum of w[m] y[m, :] over m = member[begin[t]], ..., member[begin[t + 1] - 1], for t < n;
-    /// w null: 1. Sums are float32.
+    /// out[t, :] (+)= sum of w[m] y[m, :] over m = member[begin[t]], ..., member[begin[t + 1] - 1], for t <
+    /// n; w null: 1. Sums are float32.
     void (*sum_rows)(Float type, const void* y, const int32_t* begin, const int32_t* member, const float* w,
                      int add, int64_t n, int64_t width, void* out);
     /// dots[m] += <a[row[m], :], b[m, :]> for m < n.

@@ -49,8 +49,8 @@ struct NormSite {
 
 /// Tokens of a feed-forward spread over copies of it that differ in their updates alone:
 ///     FFN(h)_n = sum over the m with token[m] = n of  weight[m] FFN_copy(m)(h_n)
-/// What is frozen then runs once per token, not once per copy. A Spread's sites are asked at() with the copies'
-/// M tokens, in `rows`; for trained weights and output scales they are not asked.
+/// What is frozen then runs once per token, not once per copy. A Spread's sites are asked at() with the
+/// copies' M tokens, in `rows`; for trained weights and output scales they are not asked.
 struct Spread {
     std::vector<int32_t> token;  ///< [M] positions of h, copy by copy
     RowBegin rows;               ///< [copies + 1]: which of the M a copy has
@@ -99,7 +99,9 @@ class Adaptation {
     /// Which rows of the batch a copy is asked for, ascending. nullopt = all, empty = none. A hint, asked
     /// before enter(): join() gets an undefined output for none, and for a part either its rows' positions
     /// alone or all of them.
-    virtual std::optional<std::vector<int64_t>> copy_part(int /*layer*/, int /*copy*/) { return std::nullopt; }
+    virtual std::optional<std::vector<int64_t>> copy_part(int /*layer*/, int /*copy*/) {
+        return std::nullopt;
+    }
     virtual at::Tensor join(int /*layer*/, const std::vector<at::Tensor>& outputs) { return outputs.front(); }
 };
 

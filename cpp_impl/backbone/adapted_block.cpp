@@ -89,7 +89,8 @@ at::Tensor joined_linear(Adaptation& adaptation, const PlacedLinear& placed, con
                          const std::shared_ptr<const SpreadPlan>& plan, std::function<at::Tensor()> again) {
     const Linear& linear = *placed.linear;
     const at::Tensor sum = joined_tokens(u, plan, {}, again);
-    at::Tensor y = adapted_linears(sum, {{linear.weight, {}, {}}}, {0, static_cast<int32_t>(plan->tokens)})[0];
+    at::Tensor y =
+        adapted_linears(sum, {{linear.weight, {}, {}}}, {0, static_cast<int32_t>(plan->tokens)})[0];
     if (linear.bias.defined()) {  // once per copy, each times its weight
         const at::Tensor ones = at::ones({plan->spread(), 1}, y.options());
         y = y + joined_tokens(ones, plan) * linear.bias;

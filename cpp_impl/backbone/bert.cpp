@@ -169,8 +169,7 @@ at::Tensor Bert::enter(const Pass& pass, const at::Tensor& words) const {
 at::Tensor Bert::run_layer(const Pass& pass, int64_t layer, const at::Tensor& x) const {
     Adaptation* adaptation = pass.adaptation;
     const auto l = static_cast<int>(layer);
-    if (adaptation &&
-        (adaptation->copies(l, x) > 0 || adaptation->spread(l, x)))
+    if (adaptation && (adaptation->copies(l, x) > 0 || adaptation->spread(l, x)))
         fail(Code::unsupported, "'", info_.name, "' is an encoder (bert): its blocks are not copied");
     const Layer& weights = layers_[static_cast<size_t>(layer)];
     const auto qkv = linears(pass, layer, {query, key, value}, x);

@@ -206,8 +206,8 @@ at::Tensor Decoder::spread_ffn(const Pass& pass, int64_t layer, const at::Tensor
                                std::function<at::Tensor()> again) const {
     Adaptation& adaptation = *pass.options.adaptation;
     const auto plan = std::make_shared<const SpreadPlan>(std::move(spread), h.size(0));
-    const auto gate_up = spread_linears(adaptation, {placed(layer, gate_proj), placed(layer, up_proj)}, h, plan,
-                                        std::move(again));
+    const auto gate_up = spread_linears(adaptation, {placed(layer, gate_proj), placed(layer, up_proj)}, h,
+                                        plan, std::move(again));
     const auto kept = std::make_shared<GateUp>(gate_up[0], gate_up[1], Replay());
     return joined_linear(adaptation, placed(layer, down_proj), swiglu(gate_up[0], gate_up[1], kept), plan,
                          [kept] { return kept->product(); });
@@ -223,8 +223,7 @@ at::Tensor Decoder::feed_forward(const Pass& pass, int64_t layer, const at::Tens
     auto [y, u] = gated_ffn(pass, layer, h, std::move(again));
     if (!adaptation) return y;
     const at::Tensor changed = adaptation->feed_forward(l, u, y);
-    return changed.is_same(y) ? y
-                              : changed.clone();  // add_rms_norm takes its storage; others may keep it
+    return changed.is_same(y) ? y : changed.clone();  // add_rms_norm takes its storage; others may keep it
 }
 
 std::pair<at::Tensor, at::Tensor> Decoder::layer_parts(const Pass& pass, int64_t layer, const at::Tensor& x,

@@ -10,8 +10,8 @@ namespace {
 
 constexpr int64_t block = 256, grain = 32;
 constexpr int64_t few = 16;  ///< decoding: as it comes, padding would cost more than it saves
-/// oneDNN's AMX kernels read a row to the end of a tile and multiply what lies behind it, the head of the next
-/// row, by zero: what is not finite there does reach the row before it.
+/// oneDNN's AMX kernels read a row to the end of a tile and multiply what lies behind it, the head of the
+/// next row, by zero: what is not finite there does reach the row before it.
 constexpr int64_t tile_columns = 32;
 
 /// `count` rows from t's first on, as far as t's memory goes on behind its last; undefined when it does not.

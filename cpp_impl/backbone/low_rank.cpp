@@ -308,7 +308,8 @@ class AdaptedLinearNode final : public SavedNode {
             gradients[i] = at::Tensor();
             if (!branches[i].weight) {
                 result[slot - 1] = dy;
-                if (wants(0) && !result[0].defined()) result[0] = new_zeros({dy.size(0), columns}, dy.options());
+                if (wants(0) && !result[0].defined())
+                    result[0] = new_zeros({dy.size(0), columns}, dy.options());
             } else if (wants(0)) {
                 const at::Tensor weight = branches[i].weight->dense();
                 const bool add = result[0].defined();
@@ -448,7 +449,7 @@ std::vector<at::Tensor> adapted_linears(const at::Tensor& x, std::vector<LinearB
             recorded || has_made ? std::vector<at::Tensor>() : multiply_packed(base, branches, rows);
         for (size_t i = 0; i < branches.size(); ++i) {
             const LinearBranch& branch = branches[i];
-            at::Tensor y = !branch.weight    ? branch.made.detach()
+            at::Tensor y = !branch.weight   ? branch.made.detach()
                            : packed.empty() ? branch.weight->multiply(base)
                                             : packed[i];
             if (branch.weight && packed.empty() && branch.bias.defined()) y.add_(branch.bias);
@@ -481,7 +482,8 @@ std::vector<at::Tensor> adapted_linears(const at::Tensor& x, std::vector<LinearB
     else if (reads_x)
         node->x = base;
     record(node, inputs, outputs);
-    if (replay && !has_made && (node->x.defined() || node->recompute)) *replay = [node] { return node->outputs(); };
+    if (replay && !has_made && (node->x.defined() || node->recompute))
+        *replay = [node] { return node->outputs(); };
     return outputs;
 }
 

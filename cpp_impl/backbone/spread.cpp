@@ -39,8 +39,9 @@ at::Tensor gather(const at::Tensor& x, const SpreadPlan& plan, const at::Tensor&
 at::Tensor sum(const at::Tensor& y, const SpreadPlan& plan, const at::Tensor& w, const at::Tensor& onto) {
     const auto& ops = ops_of(y);
     if (!ops.sum_rows) {
-        at::Tensor total = onto.defined() ? onto.to(at::kFloat)
-                                          : at::zeros({plan.tokens, y.size(1)}, y.options().dtype(at::kFloat));
+        at::Tensor total = onto.defined()
+                               ? onto.to(at::kFloat)
+                               : at::zeros({plan.tokens, y.size(1)}, y.options().dtype(at::kFloat));
         const at::Tensor terms = y.to(at::kFloat);
         total = total.index_add(0, device_list(plan.token, y.device()),
                                 w.defined() ? terms * w.unsqueeze(1) : terms);
@@ -56,7 +57,8 @@ at::Tensor sum(const at::Tensor& y, const SpreadPlan& plan, const at::Tensor& w,
 at::Tensor dots(const at::Tensor& a, const SpreadPlan& plan, const at::Tensor& b) {
     const auto& ops = ops_of(a);
     if (!ops.row_dots)
-        return (a.index_select(0, device_list(plan.token, a.device())).to(at::kFloat) * b.to(at::kFloat)).sum(-1);
+        return (a.index_select(0, device_list(plan.token, a.device())).to(at::kFloat) * b.to(at::kFloat))
+            .sum(-1);
     at::Tensor out = at::zeros({plan.spread()}, a.options().dtype(at::kFloat));
     ops.row_dots(float_of(a.scalar_type()), a.const_data_ptr(), plan.token.data(), b.const_data_ptr(),
                  plan.spread(), a.size(1), out.data_ptr<float>());

@@ -30,9 +30,9 @@ struct SpreadPlan {
 /// out[m] = x[token[m]]. x [N, width]; result [M, width].
 at::Tensor spread_tokens(const at::Tensor& x, const std::shared_ptr<const SpreadPlan>& plan);
 
-/// out[n] = sum of weight[m] y[m] over the m with token[m] = n, plus onto[n] where `onto` [N, width] is defined:
-/// its storage becomes the result's. y [M, width]. `again` (optional) makes y when the backward pass wants it,
-/// so that it need not be kept.
+/// out[n] = sum of weight[m] y[m] over the m with token[m] = n, plus onto[n] where `onto` [N, width] is
+/// defined: its storage becomes the result's. y [M, width]. `again` (optional) makes y when the backward pass
+/// wants it, so that it need not be kept.
 at::Tensor joined_tokens(const at::Tensor& y, const std::shared_ptr<const SpreadPlan>& plan,
                          const at::Tensor& onto = {}, std::function<at::Tensor()> again = {});
 

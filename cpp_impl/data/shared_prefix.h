@@ -16,7 +16,7 @@ struct SharedBatch {
     Batch batch;
     std::vector<int> example;  ///< per row of the batch: an example it belongs to (of a beginning: the first)
     std::vector<int32_t> stands_for;  ///< per row: how many examples read it
-    int64_t saved = 0;         ///< tokens the same examples would take more without sharing
+    int64_t saved = 0;                ///< tokens the same examples would take more without sharing
 };
 
 /// As pack() for a decoder, but examples with equal `mixture` [examples] share what their prompts have in

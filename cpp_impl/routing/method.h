@@ -46,8 +46,8 @@ struct RouteInput {
     /// goes on: its prompt passed in an earlier forward, and what was found there is in `memory`.
     std::vector<int32_t> prompt_length;
     RowBegin source_begin;  ///< [rows + 1] in an encoder-decoder, else empty; the prompt is the source
-    /// [rows] examples that a row stands for where rows share beginnings: what is a mean over tokens counts its
-    /// tokens that often. Empty = 1 each.
+    /// [rows] examples that a row stands for where rows share beginnings: what is a mean over tokens counts
+    /// its tokens that often. Empty = 1 each.
     std::vector<int32_t> stands_for;
     std::vector<RouteMemory*> memory;  ///< [rows], entries may be null; empty = a forward without a cache
     std::vector<int32_t> task_ids;     ///< [rows] index into the task table; -1 = none given

@@ -23,6 +23,7 @@
 #include "backbone/backbone.h"
 #include "base/error.h"
 #include "routing/method_table.h"
+#include "routing/ready_factors.h"
 #include "routing/router_tables.h"
 #include "routing/site_method.h"
 #include "skills/token_logits.h"
@@ -64,7 +65,8 @@ class MixLora final : public SiteMethod {
         return found == router_of_layer_.end() ? at::Tensor() : value(found->second);
     }
     /// A group per expert; attention has one.
-    LowRank update(size_t position) const;
+    LowRank update(size_t position, at::ScalarType dtype) const;
+    void parameters_changed() override { ready_.clear(); }
     /// The experts each token takes, best first, [N, slots], and which of them count, [N, slots].
     struct Chosen {
         at::Tensor order, kept;
@@ -80,6 +82,7 @@ class MixLora final : public SiteMethod {
     SkillInit init_ = SkillInit::kaiming;
     std::vector<size_t> down_, up_;  ///< parameter indices per site
     std::map<int, size_t> router_of_layer_;
+    ReadyFactors ready_;
 };
 
 /// What one feed-forward of a batch decided.
@@ -103,10 +106,10 @@ class MixAdaptation final : public Adaptation {
         decisions_.clear();
     }
 
-    std::vector<LowRank> at(const Site& site, const at::Tensor&) override {
+    std::vector<LowRank> at(const Site& site, const at::Tensor& x) override {
         const int position = method_.position(site);
         if (position < 0) return {};
-        LowRank update = method_.update(static_cast<size_t>(position));
+        LowRank update = method_.update(static_cast<size_t>(position), x.scalar_type());
         if (site.role != Role::attention) update.group_of_row = every_;
         return {std::move(update)};
     }
@@ -235,10 +238,13 @@ MixLora::MixLora(const Json& config, const MethodContext& context) : SiteMethod(
     }
 }
 
-LowRank MixLora::update(size_t position) const {
+LowRank MixLora::update(size_t position, at::ScalarType dtype) const {
     LowRank update;
-    update.a = value(down_[position]);
-    update.b = value(up_[position]);
+    const Factors factors = ready_.get(position, dtype, [&]() -> Factors {
+        return {value(down_[position]), value(up_[position])};
+    });
+    update.a = factors.a;
+    update.b = factors.b;
     update.scale = alpha_ / static_cast<double>(rank_);
     return update;
 }

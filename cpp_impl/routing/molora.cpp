@@ -68,7 +68,7 @@ class MoLora final : public TokenRoutedMethod {
         route.trace(sites_[site], "probs", p);
         route.trace(sites_[site], "weights", weights);
         LowRank update;
-        const Factors stacked = factors(site, x.scalar_type(), [&]() -> Factors {
+        const Factors stacked = ready_.get(site, x.scalar_type(), [&]() -> Factors {
             return {stack_down(value(down_[site])), stack_up(value(up_[site]))};
         });
         update.a = stacked.a;

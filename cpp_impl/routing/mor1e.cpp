@@ -64,7 +64,7 @@ class MoR1E final : public TokenRoutedMethod {
         c = route.replace(c);
         route.trace(sites_[site], "weights", c);
         LowRank update;
-        const Factors pair = factors(site, x.scalar_type(), [&]() -> Factors {
+        const Factors pair = ready_.get(site, x.scalar_type(), [&]() -> Factors {
             return {value(down_[site]).unsqueeze(0), value(up_[site]).unsqueeze(0)};
         });
         update.a = pair.a;

@@ -114,8 +114,8 @@ at::Tensor attend(const at::Tensor& x, const TokenSpan& span, float* g) {
     return attention;
 }
 
-/// Calls one(i) for every span. Spans are small against what a thread can do: on the CPU each is one thread's,
-/// where there are enough of them, the longest first (attention takes their length squared).
+/// Calls one(i) for every span. Spans are small against what a thread can do: on the CPU each is one
+/// thread's, where there are enough of them, the longest first (attention takes their length squared).
 template <class One>
 void each_span(const at::Tensor& x, const std::vector<TokenSpan>& spans, const One& one) {
     const auto count = static_cast<int64_t>(spans.size());
@@ -163,8 +163,9 @@ class PoolNode final : public SavedNode {
                 std::vector<float> unused(static_cast<size_t>(x.size(1)));
                 const at::Tensor& a = kept[i].defined() ? kept[i] : attend(x, spans[i], unused.data());
                 const at::Tensor dg = gradient.select(0, static_cast<int64_t>(i)).contiguous();
-                ops_of(x).attend_span_backward(float_of(x.scalar_type()), start_of(x, spans[i]), spans[i].count,
-                                               x.size(1), a.const_data_ptr<float>(), dg.const_data_ptr<float>(),
+                ops_of(x).attend_span_backward(float_of(x.scalar_type()), start_of(x, spans[i]),
+                                               spans[i].count, x.size(1), a.const_data_ptr<float>(),
+                                               dg.const_data_ptr<float>(),
                                                const_cast<void*>(start_of(dx, spans[i])));
                 return;
             }

@@ -90,24 +90,6 @@ at::Tensor TokenRoutedMethod::auxiliary_loss(Adaptation& adaptation) {
     return at::stack(own->losses()).mean();
 }
 
-void TokenRoutedMethod::parameters_changed() {
-    const std::lock_guard lock(mutex_);
-    kept_.clear();
-}
-
-Factors TokenRoutedMethod::factors(size_t site, at::ScalarType dtype,
-                                   const std::function<Factors()>& make) const {
-    if (at::GradMode::is_enabled()) return make();
-    const std::lock_guard lock(mutex_);
-    kept_.resize(sites_.size());
-    Factors& kept = kept_[site];
-    if (!kept.a.defined() || kept.a.scalar_type() != dtype) {
-        const Factors made = make();
-        kept = {made.a.detach().to(dtype).contiguous(), made.b.detach().to(dtype).contiguous()};
-    }
-    return kept;
-}
-
 std::optional<CollapsedSite> TokenRoutedMethod::collapse(const Site& site, int) {
     expect_position(site);
     return std::nullopt;

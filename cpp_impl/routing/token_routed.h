@@ -5,12 +5,11 @@
 
 #include <ATen/TensorOperators.h>
 
-#include <functional>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
+#include "routing/ready_factors.h"
 #include "routing/site_method.h"
 #include "skills/mixing.h"
 
@@ -48,21 +47,14 @@ class TokenRoutedMethod : public SiteMethod {
     std::vector<float> task_weights(int task) override;
     /// Mean over the sites of what update() put into TokenRoute::losses.
     at::Tensor auxiliary_loss(Adaptation& adaptation) override;
-    void parameters_changed() override;
+    void parameters_changed() override { ready_.clear(); }
 
     virtual LowRank update(size_t site, const at::Tensor& x, const TokenRoute& route) const = 0;
     using SiteMethod::position;
 
   protected:
     using SiteMethod::SiteMethod;
-    /// A site's factors side by side, a [1, R, d_in] and b [1, d_out, R], from what `make` lays out. Where no
-    /// gradient is recorded they are made ready for the operator, in `dtype`, once, and kept until a
-    /// parameter changes: a decoded token would spend more time on that than on all else.
-    Factors factors(size_t site, at::ScalarType dtype, const std::function<Factors()>& make) const;
-
-  private:
-    mutable std::mutex mutex_;
-    mutable std::vector<Factors> kept_;  ///< per site; undefined until asked for
+    ReadyFactors ready_;  ///< a site's factors side by side, a [1, R, d_in] and b [1, d_out, R]
 };
 
 }  // namespace polyad

@@ -29,6 +29,7 @@
 #include "base/error.h"
 #include "routing/method_table.h"
 #include "routing/peft_experts.h"
+#include "routing/ready_factors.h"
 #include "routing/site_method.h"
 #include "skills/mixing.h"
 
@@ -53,7 +54,8 @@ class XLora final : public SiteMethod {
     bool exclusive() const override { return true; }  // its first pass is of the whole backbone
     /// A token's scalings are read from the states up to it; dropout in the head is a token's own.
     Sharing sharing(Mode mode) const override {
-        return mode == Mode::train && options_.depth > 1 && options_.dropout > 0.0 ? Sharing::none : Sharing::all;
+        return mode == Mode::train && options_.depth > 1 && options_.dropout > 0.0 ? Sharing::none
+                                                                                   : Sharing::all;
     }
     void set_training(const std::string& what) override;
     std::optional<CollapsedSite> collapse(const Site& site, int) override {
@@ -77,13 +79,15 @@ class XLora final : public SiteMethod {
     /// Scalings [M, layers or 1, experts] of hidden states [M, width]; dropout where `seed` says.
     at::Tensor scalings(const at::Tensor& states, std::optional<uint64_t> seed) const;
     /// `gate` [tokens, experts].
-    LowRank update(size_t site, const at::Tensor& gate) const;
+    LowRank update(size_t site, const at::Tensor& gate, at::ScalarType dtype) const;
+    void parameters_changed() override { ready_.clear(); }
     at::Tensor select(const at::Tensor& gate) const;
 
   private:
     XLoraOptions options_;
     std::vector<size_t> down_, up_;      ///< parameter indices per site
     std::vector<size_t> weight_, bias_;  ///< of the head's linears
+    ReadyFactors ready_;
 };
 
 /// Every expert at one scaling: the first pass.
@@ -95,7 +99,8 @@ class EvenAdaptation final : public Adaptation {
         if (position < 0) return {};
         const XLoraOptions& o = method_.options();
         return {method_.update(static_cast<size_t>(position),
-                               at::full({x.size(0), o.experts}, o.first_pass, method_.floats()))};
+                               at::full({x.size(0), o.experts}, o.first_pass, method_.floats()),
+                               x.scalar_type())};
     }
 
   private:
@@ -235,10 +240,13 @@ at::Tensor XLora::select(const at::Tensor& gate) const {
     return at::softmax(gate.masked_fill(keep == 0, -std::numeric_limits<double>::infinity()), -1);
 }
 
-LowRank XLora::update(size_t site, const at::Tensor& gate) const {
+LowRank XLora::update(size_t site, const at::Tensor& gate, at::ScalarType dtype) const {
     LowRank update;
-    update.a = stack_down(value(down_[site]));
-    update.b = stack_up(value(up_[site]));
+    const Factors stacked = ready_.get(site, dtype, [&]() -> Factors {
+        return {stack_down(value(down_[site])), stack_up(value(up_[site]))};
+    });
+    update.a = stacked.a;
+    update.b = stacked.b;
     update.gate_kind = Gate::diagonal;
     update.gate_per_token = true;
     update.gate = gate;
@@ -367,13 +375,13 @@ void XLoraAdaptation::begin(const Backbone& backbone, const Batch& batch, const 
     scalings_ = at::cat(parts, 0);
 }
 
-std::vector<LowRank> XLoraAdaptation::at(const Site& site, const at::Tensor&) {
+std::vector<LowRank> XLoraAdaptation::at(const Site& site, const at::Tensor& x) {
     const int position = method_.position(site);
     if (position < 0) return {};
     if (!scalings_.defined()) fail(Code::wrong_state, "xlora: at() before begin(), which makes the scalings");
     const at::Tensor gate = scalings_.select(1, method_.options().layerwise ? position : 0);
     if (sink_) (*sink_)[site.path]["weights"] = gate;
-    return {method_.update(static_cast<size_t>(position), gate)};
+    return {method_.update(static_cast<size_t>(position), gate, x.scalar_type())};
 }
 
 }  // namespace

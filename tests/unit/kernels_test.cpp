@@ -200,8 +200,8 @@ TEST_P(Kernels, RowsAreGatheredSummedAndMultiplied) {
             auto dots = Buffer::random(Float::f32, places, random);
             Buffer gathered(type, places * width), plain(type, places * width), sums(type, tokens * width);
             auto onto = Buffer::random(type, tokens * width, random);
-            std::vector<double> eg(static_cast<size_t>(places * width)), ep = eg, ed,
-                es(static_cast<size_t>(tokens * width), 0.0), eo;
+            std::vector<double> eg(static_cast<size_t>(places * width)),
+                ep = eg, ed, es(static_cast<size_t>(tokens * width), 0.0), eo;
             for (int64_t i = 0; i < tokens * width; ++i) eo.push_back(onto.get(i));
             for (int64_t m = 0; m < places; ++m) {
                 double dot = dots.get(m);
@@ -218,7 +218,8 @@ TEST_P(Kernels, RowsAreGatheredSummedAndMultiplied) {
             op.gather_rows(type, x.data(), token.data(), w.floats(), places, width, gathered.data());
             op.gather_rows(type, x.data(), token.data(), nullptr, places, width, plain.data());
             op.sum_rows(type, y.data(), begin.data(), member.data(), nullptr, 0, tokens, width, sums.data());
-            op.sum_rows(type, y.data(), begin.data(), member.data(), w.floats(), 1, tokens, width, onto.data());
+            op.sum_rows(type, y.data(), begin.data(), member.data(), w.floats(), 1, tokens, width,
+                        onto.data());
             op.row_dots(type, x.data(), token.data(), y.data(), places, width, dots.floats());
             const double tolerance = type == Float::f32 ? 1e-6 : 5e-3;
             expect_near(gathered, eg, tolerance, "gathered");
@@ -234,7 +235,8 @@ TEST_P(Kernels, SpansArePooledBehindTheirAttention) {
         for (const int64_t n : {1, 2, 15, 16, 33, 70})
             for (const int64_t d : {1, 6, 16, 33, 64, 200}) {
                 SCOPED_TRACE(testing::Message() << name_of(type) << " " << n << " x " << d);
-                const auto x = Buffer::random(type, n * d, random), dg = Buffer::random(Float::f32, d, random);
+                const auto x = Buffer::random(type, n * d, random),
+                           dg = Buffer::random(Float::f32, d, random);
                 Buffer attention(Float::f32, n * n), g(Float::f32, d), dx(type, n * d);
                 op.attend_span(type, x.data(), n, d, attention.floats(), g.floats());
                 op.attend_span_backward(type, x.data(), n, d, attention.floats(),
@@ -242,8 +244,8 @@ TEST_P(Kernels, SpansArePooledBehindTheirAttention) {
                 const auto at = [](int64_t row, int64_t width, int64_t column) {
                     return static_cast<size_t>(row * width + column);
                 };
-                std::vector<double> a(static_cast<size_t>(n * n)), eg(static_cast<size_t>(d), 0.0), e, ds = a,
-                    ex(static_cast<size_t>(n * d), 0.0);
+                std::vector<double> a(static_cast<size_t>(n * n)), eg(static_cast<size_t>(d), 0.0), e,
+                    ds = a, ex(static_cast<size_t>(n * d), 0.0);
                 const double scale = 1 / std::sqrt(static_cast<double>(d)), each = 1 / static_cast<double>(n);
                 for (int64_t i = 0; i < n; ++i) {
                     double dot = 0, total = 0;
@@ -258,8 +260,7 @@ TEST_P(Kernels, SpansArePooledBehindTheirAttention) {
                 }
                 for (int64_t i = 0; i < n; ++i) {
                     double mean = 0;
-                    for (int64_t j = 0; j < n; ++j)
-                        mean += a[at(i, n, j)] * e[static_cast<size_t>(j)];
+                    for (int64_t j = 0; j < n; ++j) mean += a[at(i, n, j)] * e[static_cast<size_t>(j)];
                     for (int64_t j = 0; j < n; ++j)
                         ds[at(i, n, j)] = a[at(i, n, j)] * (e[static_cast<size_t>(j)] - mean) * scale;
                 }

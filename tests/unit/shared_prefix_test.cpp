@@ -122,7 +122,8 @@ class SharedForward : public testing::Test {
             forward.activation_bytes = activation_bytes;
             const auto adaptation = method.adapt(forward.route);
             at::Tensor loss = forward.answer_nll(*skills.backbone(), *adaptation, 0.0).sum();
-            if (const at::Tensor extra = method.auxiliary_loss(*adaptation); extra.defined()) loss = loss + extra;
+            if (const at::Tensor extra = method.auxiliary_loss(*adaptation); extra.defined())
+                loss = loss + extra;
             loss.backward();
             out.loss += loss.item<double>();
             out.size += forward.batch.size();
@@ -149,7 +150,8 @@ TEST_F(SharedForward, GradientsAreThoseOfWholeRows) {
         {{{"method", "private_lora"}}, true},
         {{{"method", "moelora_task"}, {"rank", 8}, {"n_experts", 4}}, true},
         {{{"method", "molora"}, {"n_experts", 3}}, true},
-        {{{"method", "molora"}, {"n_experts", 3}, {"top_k", 2}, {"balance_loss", 3.0}, {"z_loss", 0.5}}, true},
+        {{{"method", "molora"}, {"n_experts", 3}, {"top_k", 2}, {"balance_loss", 3.0}, {"z_loss", 0.5}},
+         true},
         {{{"method", "mor1e"}, {"r1", 2}, {"r2", 3}}, true},
         {{{"method", "mixlora"}, {"n_experts", 4}, {"balance_weight", 3.0}}, true},
         {{{"method", "mixlora"}, {"n_experts", 4}, {"top_p", 0.7}, {"balance_weight", 3.0}}, true},

@@ -111,8 +111,8 @@ inline void multiply_lines(int64_t m, int64_t n, int64_t k, const float* a, int6
         for (int64_t i = 0; i < m; i += Tiles::most_rows)
             for (int64_t j = 0; j < n; j += Tiles::most_columns)
                 tiles.multiply(least(Tiles::most_rows, m - i), least(Tiles::most_columns, n - j), k,
-                               a + i * a_stride, a_stride * 4, b + j, b_stride, c + i * c_stride + j, c_stride,
-                               add);
+                               a + i * a_stride, a_stride * 4, b + j, b_stride, c + i * c_stride + j,
+                               c_stride, add);
         return;
     }
 #endif

@@ -118,7 +118,7 @@ void blocked(const Head<T>& head, const T* q, T* o, float* lse, const Layout& at
         for (int64_t key = block.key_begin; key < block.key_end; key += block_keys) {
             const int64_t count = least(block_keys, block.key_end - key);
             multiply_lines<depth>(count, block.width, cells, scratch + at.k + key * cells, cells,
-                            scratch + at.q, block_queries, s, block_queries, false);
+                                  scratch + at.q, block_queries, s, block_queries, false);
             finish_scores(head, block, key, count, s);
             exponentiate<depth>(block, count, s, p, state);
             if (key != block.key_begin)

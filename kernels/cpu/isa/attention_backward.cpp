@@ -137,17 +137,18 @@ void one(const Head<T>& head, const T* q, const T* o, const T* d_o, const float*
         for (int64_t key = block.key_begin; key < block.key_end; key += block_keys) {
             const int64_t count = least(block_keys, block.key_end - key);
             multiply_lines<depth>(count, block.width, cells, scratch + at.k + key * cells, cells,
-                            scratch + at.q, block_queries, scratch + at.s, block_queries, false);
+                                  scratch + at.q, block_queries, scratch + at.s, block_queries, false);
             finish_scores(head, block, key, count, scratch + at.s);
             multiply_lines<depth>(count, block.width, cells, scratch + at.v + key * cells, cells,
-                            scratch + at.d_o, block_queries, scratch + at.dp, block_queries, false);
+                                  scratch + at.d_o, block_queries, scratch + at.dp, block_queries, false);
             differentiate<depth, CellSource>(block, count, head.a.scale, shift, delta, scratch + at.s,
                                              scratch + at.dp, scratch + at.p_cells, scratch + at.ds_cells,
                                              scratch + at.ds_columns);
             multiply_lines<depth>(count, width, block.width / depth, scratch + at.p_cells, lane_cells,
-                            scratch + at.d_o_columns, width, scratch + at.dv + key * width, width, true);
+                                  scratch + at.d_o_columns, width, scratch + at.dv + key * width, width,
+                                  true);
             multiply_lines<depth>(count, width, block.width / depth, scratch + at.ds_cells, lane_cells,
-                            scratch + at.q_columns, width, scratch + at.dk + key * width, width, true);
+                                  scratch + at.q_columns, width, scratch + at.dk + key * width, width, true);
             multiply<depth>(d, block.width, (count + depth - 1) / depth,
                             {scratch + at.k_columns + key / depth * d, 1, d}, scratch + at.ds_columns,
                             block_queries, scratch + at.dq, block_queries, key != block.key_begin);

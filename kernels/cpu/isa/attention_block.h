@@ -9,8 +9,8 @@
 
 #include <cmath>
 
-#include "kernels/cpu/isa/kernels.h"
 #include "kernels/cpu/isa/amx.h"
+#include "kernels/cpu/isa/kernels.h"
 
 namespace polyad::kernels::POLYAD_ISA {
 

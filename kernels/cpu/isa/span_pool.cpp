@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // A span of tokens pooled behind an attention of its own (OrchMoE, methods.md 2):
 //
-//     a = softmax(x x^T / sqrt(d)) [n, n],   g = mean_i (sum_j a_ij x_j + x_i) = 1/n sum_j (1 + sum_i a_ij) x_j
+//     a = softmax(x x^T / sqrt(d)) [n, n],   g = mean_i (sum_j a_ij x_j + x_i) = 1/n sum_j (1 + sum_i a_ij)
+//     x_j
 //
 // and its gradient, with t = dg / n, e_j = <x_j, t> and ds_ij = a_ij (e_j - sum_k a_ik e_k) / sqrt(d):
 //
@@ -30,7 +31,7 @@ void score(const T* x, int64_t n, int64_t d, int64_t width, float* scores) {
     std::memset(columns.get(), 0, static_cast<size_t>(cells * width) * 4);
     transpose(rows.get(), cells, n, cells, columns.get(), width);
     multiply_lines<cell_depth<T>>(n, width, cells, rows.get(), cells, columns.get(), width, scores, width,
-                            false);
+                                  false);
 }
 
 /// Softmax of n scores times `scale`; column sums are added to.
@@ -87,7 +88,8 @@ void attend_backward(const T* x, int64_t n, int64_t d, const float* attention, c
     const int64_t cells = cells_of<T>(n), width = round_up(d, lanes), rows = cells * cell_depth<T>;
     const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(d)));
     const float inverse = 1.0f / static_cast<float>(n);
-    const Scratch<float> t(d), e(n), share(n), ds(n * n), left(n * cells), right(cells * width), sums(n * width);
+    const Scratch<float> t(d), e(n), share(n), ds(n * n), left(n * cells), right(cells * width),
+        sums(n * width);
     sweep(d, [&](int64_t i, auto part) { store(t.get() + i, load(dg + i, part) * inverse, part); });
     for (int64_t j = 0; j < n; ++j) {
         vf dots = {};
@@ -122,7 +124,7 @@ void attend_backward(const T* x, int64_t n, int64_t d, const float* attention, c
         for (int64_t c = d; c < width; ++c) row[c] = 0.0f;
     }
     multiply_lines<cell_depth<T>>(n, width, cells, left.get(), cells, right.get(), width, sums.get(), width,
-                            true);
+                                  true);
     for (int64_t i = 0; i < n; ++i)
         sweep(d, [&](int64_t c, auto part) {
             store(dx + i * d + c, load(sums.get() + i * width + c, part), part);
@@ -132,9 +134,8 @@ void attend_backward(const T* x, int64_t n, int64_t d, const float* attention, c
 }  // namespace
 
 void attend_span(Float type, const void* x, int64_t n, int64_t d, float* attention, float* g) {
-    with_type(type, [&](auto element) {
-        attend(static_cast<const decltype(element)*>(x), n, d, attention, g);
-    });
+    with_type(type,
+              [&](auto element) { attend(static_cast<const decltype(element)*>(x), n, d, attention, g); });
 }
 
 void attend_span_backward(Float type, const void* x, int64_t n, int64_t d, const float* attention,
