@@ -289,6 +289,7 @@ int main(int argc, char** argv) try {
         for (const std::string& name : method_names()) std::printf("%s\n", name.c_str());
         return 0;
     }
+    if (o.model.empty()) fail(Code::invalid_argument, "--model is missing");
     if (!o.write_rows.empty()) return write_rows(o), 0;
     return run(o);
 } catch (const Error& e) {

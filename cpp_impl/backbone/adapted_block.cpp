@@ -68,7 +68,7 @@ std::vector<at::Tensor> site_linears(Adaptation* adaptation, const std::vector<P
 
 std::vector<at::Tensor> spread_linears(Adaptation& adaptation, const std::vector<PlacedLinear>& linears,
                                        const at::Tensor& h, const std::shared_ptr<const SpreadPlan>& plan,
-                                       std::function<at::Tensor()> again) {
+                                       std::function<at::Tensor()> again, Replay* replay) {
     std::vector<LinearBranch> frozen, updated;
     for (const PlacedLinear& placed : linears)
         frozen.push_back({placed.linear->weight, placed.linear->bias, {}});
@@ -76,13 +76,19 @@ std::vector<at::Tensor> spread_linears(Adaptation& adaptation, const std::vector
         adapted_linears(h, std::move(frozen), {0, static_cast<int32_t>(h.size(0))});
     const at::Tensor x = spread_tokens(h, plan);
     std::function<at::Tensor()> x_again;
-    if (again) x_again = [again = std::move(again), plan] { return spread_tokens(again(), plan); };
+    if (again) x_again = [again, plan] { return spread_tokens(again(), plan); };
     for (size_t i = 0; i < linears.size(); ++i) {
         LinearBranch branch{nullptr, {}, adaptation.at(*linears[i].site, x)};
         branch.made = spread_tokens(products[i], plan);
+        if (again)
+            branch.made_again = [again, plan, linear = *linears[i].linear] {
+                at::Tensor y = linear.weight->multiply(again());
+                if (linear.bias.defined()) y.add_(linear.bias);
+                return spread_tokens(y, plan);
+            };
         updated.push_back(std::move(branch));
     }
-    return adapted_linears(x, std::move(updated), plan->rows, std::move(x_again));
+    return adapted_linears(x, std::move(updated), plan->rows, std::move(x_again), replay);
 }
 
 at::Tensor joined_linear(Adaptation& adaptation, const PlacedLinear& placed, const at::Tensor& u,
@@ -92,7 +98,7 @@ at::Tensor joined_linear(Adaptation& adaptation, const PlacedLinear& placed, con
     at::Tensor y =
         adapted_linears(sum, {{linear.weight, {}, {}}}, {0, static_cast<int32_t>(plan->tokens)})[0];
     if (linear.bias.defined()) {  // once per copy, each times its weight
-        const at::Tensor ones = at::ones({plan->spread(), 1}, y.options());
+        const at::Tensor ones = at::ones({plan->places(), 1}, y.options());
         y = y + joined_tokens(ones, plan) * linear.bias;
     }
     LinearBranch branch{nullptr, {}, adaptation.at(*placed.site, u)};

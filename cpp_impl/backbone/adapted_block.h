@@ -26,10 +26,11 @@ std::vector<at::Tensor> site_linears(Adaptation* adaptation, const std::vector<P
                                      std::function<at::Tensor()> recompute = {}, Replay* replay = nullptr);
 
 /// What linears that read the spread tokens make: the frozen products of h [N, d_in] once per token, each
-/// copy's updates for its tokens; [M, d_out] each. `again` (optional) makes h in the backward pass.
+/// copy's updates for its tokens; [M, d_out] each. `again` (optional) makes h in the backward pass; `replay`
+/// as in adapted_linears, which wants `again`.
 std::vector<at::Tensor> spread_linears(Adaptation& adaptation, const std::vector<PlacedLinear>& linears,
                                        const at::Tensor& h, const std::shared_ptr<const SpreadPlan>& plan,
-                                       std::function<at::Tensor()> again = {});
+                                       std::function<at::Tensor()> again = {}, Replay* replay = nullptr);
 
 /// Output projection of spread tokens u [M, d_in]: the frozen product of what is added up, and each copy's
 /// updates; [N, d_out]. `again` (optional) makes u in the backward pass.

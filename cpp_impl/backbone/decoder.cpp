@@ -206,9 +206,10 @@ at::Tensor Decoder::spread_ffn(const Pass& pass, int64_t layer, const at::Tensor
                                std::function<at::Tensor()> again) const {
     Adaptation& adaptation = *pass.options.adaptation;
     const auto plan = std::make_shared<const SpreadPlan>(std::move(spread), h.size(0));
+    Replay replay;
     const auto gate_up = spread_linears(adaptation, {placed(layer, gate_proj), placed(layer, up_proj)}, h,
-                                        plan, std::move(again));
-    const auto kept = std::make_shared<GateUp>(gate_up[0], gate_up[1], Replay());
+                                        plan, std::move(again), layer < pass.made_again ? &replay : nullptr);
+    const auto kept = std::make_shared<GateUp>(gate_up[0], gate_up[1], std::move(replay));
     return joined_linear(adaptation, placed(layer, down_proj), swiglu(gate_up[0], gate_up[1], kept), plan,
                          [kept] { return kept->product(); });
 }

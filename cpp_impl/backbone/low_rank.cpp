@@ -260,6 +260,7 @@ struct SavedBranch {
     std::shared_ptr<const FrozenMatrix> weight;  ///< null: the branch was made by somebody else
     at::Tensor bias;
     std::vector<Update> updates;
+    std::function<at::Tensor()> made_again;
 };
 
 /// Gradients an update has: a, b, gate, input, then a, b, weights of each bank.
@@ -284,7 +285,7 @@ class AdaptedLinearNode final : public SavedNode {
         input();
         std::vector<at::Tensor> out;
         for (SavedBranch& branch : branches) {
-            at::Tensor y = branch.weight->multiply(x);
+            at::Tensor y = branch.weight ? branch.weight->multiply(x) : branch.made_again();
             if (branch.bias.defined()) y.add_(branch.bias);
             for (Update& update : branch.updates) {
                 if (!update.banks.empty()) mix_banks(update, x.scalar_type());
@@ -417,15 +418,19 @@ std::vector<at::Tensor> adapted_linears(const at::Tensor& x, std::vector<LinearB
     if (!ops_of(x).mix_factors)
         for (LinearBranch& branch : branches)
             for (LowRank& update : branch.updates) update = with_mixed_factors(std::move(update));
-    bool recorded = needs_gradient(x), reads_x = false, has_made = false;
+    bool recorded = needs_gradient(x), reads_x = false, has_made = false, again = true;
     SavedNode::List inputs{x};
     for (const LinearBranch& branch : branches) {
         check(x.dim() == 2 && (!branch.weight || x.size(1) == branch.weight->columns()),
               "x does not fit the weight");
         check(x.scalar_type() == (branch.weight ? branch.weight->dtype() : branch.made.scalar_type()),
               "x and the weight differ in dtype");
+        check(branch.weight ||
+                  (branch.made.dim() == 2 && branch.made.size(0) == x.size(0) && branch.made.is_contiguous()),
+              "what is made already does not fit x");
         recorded |= needs_gradient(branch.made);
         has_made |= !branch.weight;
+        again &= branch.weight || branch.made_again;
         inputs.push_back(branch.made);
         reads_x |= reads(branch);
         for (const LowRank& raw : branch.updates) {
@@ -453,7 +458,7 @@ std::vector<at::Tensor> adapted_linears(const at::Tensor& x, std::vector<LinearB
                            : packed.empty() ? branch.weight->multiply(base)
                                             : packed[i];
             if (branch.weight && packed.empty() && branch.bias.defined()) y.add_(branch.bias);
-            SavedBranch kept{branch.weight, branch.bias, {}};
+            SavedBranch kept{branch.weight, branch.bias, {}, branch.made_again};
             for (const LowRank& raw : branch.updates) {
                 if (raw.of_row) {
                     check(!recorded, "rows' own pairs have no gradients");
@@ -482,7 +487,7 @@ std::vector<at::Tensor> adapted_linears(const at::Tensor& x, std::vector<LinearB
     else if (reads_x)
         node->x = base;
     record(node, inputs, outputs);
-    if (replay && !has_made && (node->x.defined() || node->recompute))
+    if (replay && again && (node->x.defined() || node->recompute))
         *replay = [node] { return node->outputs(); };
     return outputs;
 }

@@ -76,6 +76,7 @@ struct LinearBranch {
     /// Instead of weight and bias: what the updates are added to, [N, d_out], in place (the caller gives it
     /// up).
     at::Tensor made = {};
+    std::function<at::Tensor()> made_again = {};  ///< makes it once more for a replay
 };
 
 /// Makes the outputs of a recorded adapted_linears again, bit for bit, before its own backward pass.
@@ -83,7 +84,7 @@ using Replay = std::function<std::vector<at::Tensor>()>;
 
 /// adapted_linear for every branch as one autograd node, so that the gradient of x is summed in one buffer.
 /// `recompute` (optional) makes x again when the backward pass needs it, so that the node need not keep it.
-/// `replay` (optional) is set when something is recorded and no branch is `made`.
+/// `replay` (optional) is set when something is recorded and every branch can be made again.
 std::vector<at::Tensor> adapted_linears(const at::Tensor& x, std::vector<LinearBranch> branches,
                                         const RowBegin& rows, std::function<at::Tensor()> recompute = {},
                                         Replay* replay = nullptr);

@@ -4,6 +4,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/zeros.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "backbone/autograd_node.h"
@@ -26,12 +27,12 @@ const float* float_or_null(const at::Tensor& t) {
 at::Tensor gather(const at::Tensor& x, const SpreadPlan& plan, const at::Tensor& w) {
     const auto& ops = ops_of(x);
     if (!ops.gather_rows) {
-        const at::Tensor rows = x.index_select(0, device_list(plan.token, x.device()));
+        const at::Tensor rows = x.index_select(0, plan.token_list);
         return w.defined() ? (rows * w.unsqueeze(1)).to(x.scalar_type()) : rows;
     }
-    at::Tensor out = new_buffer({plan.spread(), x.size(1)}, x.options());
+    at::Tensor out = new_buffer({plan.places(), x.size(1)}, x.options());
     ops.gather_rows(float_of(x.scalar_type()), x.const_data_ptr(), plan.token.data(), float_or_null(w),
-                    plan.spread(), x.size(1), out.data_ptr());
+                    plan.places(), x.size(1), out.data_ptr());
     return out;
 }
 
@@ -43,8 +44,7 @@ at::Tensor sum(const at::Tensor& y, const SpreadPlan& plan, const at::Tensor& w,
                                ? onto.to(at::kFloat)
                                : at::zeros({plan.tokens, y.size(1)}, y.options().dtype(at::kFloat));
         const at::Tensor terms = y.to(at::kFloat);
-        total = total.index_add(0, device_list(plan.token, y.device()),
-                                w.defined() ? terms * w.unsqueeze(1) : terms);
+        total = total.index_add(0, plan.token_list, w.defined() ? terms * w.unsqueeze(1) : terms);
         return onto.defined() ? onto.copy_(total) : total.to(y.scalar_type());
     }
     at::Tensor out = onto.defined() ? onto : new_buffer({plan.tokens, y.size(1)}, y.options());
@@ -56,12 +56,10 @@ at::Tensor sum(const at::Tensor& y, const SpreadPlan& plan, const at::Tensor& w,
 /// <a[token[m]], b[m]>.
 at::Tensor dots(const at::Tensor& a, const SpreadPlan& plan, const at::Tensor& b) {
     const auto& ops = ops_of(a);
-    if (!ops.row_dots)
-        return (a.index_select(0, device_list(plan.token, a.device())).to(at::kFloat) * b.to(at::kFloat))
-            .sum(-1);
-    at::Tensor out = at::zeros({plan.spread()}, a.options().dtype(at::kFloat));
+    if (!ops.row_dots) return (a.index_select(0, plan.token_list).to(at::kFloat) * b.to(at::kFloat)).sum(-1);
+    at::Tensor out = at::zeros({plan.places()}, a.options().dtype(at::kFloat));
     ops.row_dots(float_of(a.scalar_type()), a.const_data_ptr(), plan.token.data(), b.const_data_ptr(),
-                 plan.spread(), a.size(1), out.data_ptr<float>());
+                 plan.places(), a.size(1), out.data_ptr<float>());
     return out;
 }
 
@@ -112,13 +110,15 @@ SpreadPlan::SpreadPlan(Spread spread, int64_t count)
       weight(std::move(spread.weight)),
       begin(static_cast<size_t>(count) + 1, 0),
       member(token.size()) {
-    POLYAD_CHECK(!rows.empty() && rows.front() == 0 && rows.back() == this->spread());
-    POLYAD_CHECK(weight.dim() == 1 && weight.size(0) == this->spread() && weight.scalar_type() == at::kFloat);
+    POLYAD_CHECK(!rows.empty() && rows.front() == 0 && rows.back() == places());
+    POLYAD_CHECK(std::is_sorted(rows.begin(), rows.end()));
+    POLYAD_CHECK(weight.dim() == 1 && weight.size(0) == places() && weight.scalar_type() == at::kFloat);
     for (const int32_t n : token) {
         POLYAD_CHECK(n >= 0 && n < tokens);
         ++begin[static_cast<size_t>(n) + 1];
     }
     for (size_t n = 0; n < static_cast<size_t>(tokens); ++n) begin[n + 1] += begin[n];
+    if (!weight.is_cpu()) token_list = device_list(token, weight.device());
     std::vector<int32_t> next(begin.begin(), begin.end() - 1);
     for (size_t m = 0; m < token.size(); ++m)
         member[static_cast<size_t>(next[static_cast<size_t>(token[m])]++)] = static_cast<int32_t>(m);
@@ -136,7 +136,7 @@ at::Tensor spread_tokens(const at::Tensor& x, const Plan& plan) {
 
 at::Tensor joined_tokens(const at::Tensor& y, const Plan& plan, const at::Tensor& onto,
                          std::function<at::Tensor()> again) {
-    POLYAD_CHECK(y.dim() == 2 && y.size(0) == plan->spread());
+    POLYAD_CHECK(y.dim() == 2 && y.size(0) == plan->places());
     const at::Tensor terms = y.detach().contiguous(), w = plan->weight.detach().contiguous();
     at::Tensor out = sum(terms, *plan, w, onto.defined() ? onto.detach() : onto);
     if (!needs_gradient(y, plan->weight, onto)) return out;

@@ -21,10 +21,11 @@ struct SpreadPlan {
     std::vector<int32_t> token;  ///< [M]
     RowBegin rows;               ///< [copies + 1]
     at::Tensor weight;           ///< [M] float32
+    at::Tensor token_list;       ///< [M] the same beside the weights, where those lie on a device
     /// Where token n went: member[begin[n]], ..., member[begin[n + 1] - 1] of the M.
     std::vector<int32_t> begin, member;
 
-    int64_t spread() const { return static_cast<int64_t>(token.size()); }
+    int64_t places() const { return static_cast<int64_t>(token.size()); }  ///< M
 };
 
 /// out[m] = x[token[m]]. x [N, width]; result [M, width].

@@ -13,7 +13,6 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/sort.h>
-#include <ATen/ops/tensor.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
@@ -98,7 +97,7 @@ class MixAdaptation final : public Adaptation {
           given_(input.weights),
           shares_(std::move(shares)),
           sink_(input.trace) {
-        for (int32_t e = 0; e < method.experts(); ++e) every_.push_back(e);
+        for (int32_t e = 0; e < method.experts(); ++e) group_of_expert_.push_back(e);
     }
 
     void begin(const Backbone& backbone, const Batch&, const ForwardOptions&) override {
@@ -110,7 +109,7 @@ class MixAdaptation final : public Adaptation {
         const int position = method_.position(site);
         if (position < 0) return {};
         LowRank update = method_.update(static_cast<size_t>(position), x.scalar_type());
-        if (site.role != Role::attention) update.group_of_row = every_;
+        if (site.role != Role::attention) update.group_of_row = group_of_expert_;
         return {std::move(update)};
     }
 
@@ -205,7 +204,7 @@ class MixAdaptation final : public Adaptation {
     RowBegin rows_[2];
     std::vector<std::vector<float>> given_;
     at::Tensor shares_;  ///< of the tokens in a mean, [N, 1]; undefined = alike
-    std::vector<int32_t> every_;
+    std::vector<int32_t> group_of_expert_;
     std::map<std::string, std::map<std::string, at::Tensor>>* sink_;
     std::map<int, Decision> decisions_;
     int64_t encoder_layers_ = 0;

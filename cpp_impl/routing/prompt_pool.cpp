@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <cstddef>
 #include <numeric>
 
 #include "backbone/autograd_node.h"
@@ -96,9 +97,17 @@ at::Tensor pool_one_backward(const at::Tensor& x, const at::Tensor& t, Pool pool
     return dx.addr_(share, t);
 }
 
-/// True when the kernels take the span whole: they hold all of its attention.
-bool in_one(const at::Tensor& x, const TokenSpan& span, Pool pool) {
-    return ops_of(x).attend_span && pool == Pool::mean && span.count * span.count <= attention_budget;
+/// Enough spans for every thread to have some.
+bool share_threads(size_t spans) {
+    return static_cast<int64_t>(spans) >= 2 * at::get_num_threads();
+}
+
+/// True when the kernels take the span whole: they hold all of its attention, and are one thread's work,
+/// which a long span has only where others keep the other threads busy.
+bool in_one(const at::Tensor& x, const TokenSpan& span, Pool pool, size_t spans) {
+    constexpr int64_t brief = 128;
+    return ops_of(x).attend_span && pool == Pool::mean && span.count * span.count <= attention_budget &&
+           (span.count <= brief || share_threads(spans));
 }
 
 const void* start_of(const at::Tensor& x, const TokenSpan& span) {
@@ -117,11 +126,13 @@ at::Tensor attend(const at::Tensor& x, const TokenSpan& span, float* g) {
 /// Calls one(i) for every span. Spans are small against what a thread can do: on the CPU each is one
 /// thread's, where there are enough of them, the longest first (attention takes their length squared).
 template <class One>
-void each_span(const at::Tensor& x, const std::vector<TokenSpan>& spans, const One& one) {
-    const auto count = static_cast<int64_t>(spans.size());
+void each_span(const at::Tensor& x, const std::vector<TokenSpan>& spans, Pool pool, const One& one) {
     std::vector<size_t> order(spans.size());
     std::iota(order.begin(), order.end(), size_t{0});
-    if (!x.is_cpu() || count < 2 * at::get_num_threads()) {
+    const bool all_in_one = std::all_of(spans.begin(), spans.end(), [&](const TokenSpan& span) {
+        return in_one(x, span, pool, spans.size());
+    });
+    if (!x.is_cpu() || !(share_threads(spans.size()) || (all_in_one && spans.size() > 1))) {
         const at::NoGradGuard no_grad;
         for (const size_t i : order) one(i);
         return;
@@ -152,21 +163,24 @@ class PoolNode final : public SavedNode {
         if (!gradients[0].defined() || !wants(0)) return List(1);
         at::Tensor dx = new_zeros(sizes, options);
         const at::Tensor& gradient = gradients[0];
-        each_span(dx, spans, [&](size_t i) {
-            const Queries queries = queries_of(pool, spans[i].count);
-            const at::Tensor t = gradient.select(0, static_cast<int64_t>(i)) * queries.weight();
-            if (!attention) {
-                dx.narrow(0, spans[i].begin + queries.begin, queries.count).copy_(t.unsqueeze(0));
-                return;
-            }
-            if (in_one(x, spans[i], pool)) {
-                std::vector<float> unused(static_cast<size_t>(x.size(1)));
-                const at::Tensor& a = kept[i].defined() ? kept[i] : attend(x, spans[i], unused.data());
+        each_span(dx, spans, pool, [&](size_t i) {
+            if (attention && in_one(x, spans[i], pool, spans.size())) {
+                at::Tensor a = kept[i];
+                if (!a.defined()) {
+                    std::vector<float> unused(static_cast<size_t>(x.size(1)));
+                    a = attend(x, spans[i], unused.data());
+                }
                 const at::Tensor dg = gradient.select(0, static_cast<int64_t>(i)).contiguous();
                 ops_of(x).attend_span_backward(float_of(x.scalar_type()), start_of(x, spans[i]),
                                                spans[i].count, x.size(1), a.const_data_ptr<float>(),
                                                dg.const_data_ptr<float>(),
                                                const_cast<void*>(start_of(dx, spans[i])));
+                return;
+            }
+            const Queries queries = queries_of(pool, spans[i].count);
+            const at::Tensor t = gradient.select(0, static_cast<int64_t>(i)) * queries.weight();
+            if (!attention) {
+                dx.narrow(0, spans[i].begin + queries.begin, queries.count).copy_(t.unsqueeze(0));
                 return;
             }
             const at::Tensor own = x.narrow(0, spans[i].begin, spans[i].count).to(at::kFloat);
@@ -190,11 +204,11 @@ at::Tensor pool_spans(const at::Tensor& x, const std::vector<TokenSpan>& spans, 
     std::vector<at::Tensor> kept(spans.size());
     for (const TokenSpan& span : spans)
         POLYAD_CHECK(span.count > 0 && span.begin >= 0 && span.begin + span.count <= x.size(0));
-    each_span(values, spans, [&](size_t i) {
+    each_span(values, spans, pool, [&](size_t i) {
         // No more than the span itself takes.
         const int64_t line_bytes = x.size(1) * static_cast<int64_t>(x.element_size());
         const bool keep = recorded && spans[i].count * 4 <= line_bytes;
-        if (attention && in_one(values, spans[i], pool)) {
+        if (attention && in_one(values, spans[i], pool, spans.size())) {
             const at::Tensor a =
                 attend(values, spans[i], g.data_ptr<float>() + static_cast<int64_t>(i) * x.size(1));
             if (keep) kept[i] = a;

@@ -101,14 +101,11 @@ TEST(FrozenGemm, RoomChangesNothing) {
 TEST(FrozenGemm, NothingComesFromBehindTheLastRow) {
     const at::TensorOptions halves = floats.dtype(at::kBFloat16);
     const auto ones = [&](int64_t rows, int64_t columns) {
-        at::Tensor t = new_buffer({rows, columns}, halves);
-        at::Tensor all = t.as_strided({padded_rows(rows), columns}, {columns, 1});
-        all.fill_(std::numeric_limits<float>::quiet_NaN());
-        t.fill_(1.0);
-        return t;
+        const double nan = std::numeric_limits<double>::quiet_NaN();
+        return at::full({padded_rows(rows) + 32, columns}, nan, halves).narrow(0, 0, rows).fill_(1.0);
     };
     for (const int64_t columns : {32, 40, 56, 64, 72, 305})
-        for (const int64_t rows : {3, 19, 33, 82, 300}) {
+        for (const int64_t rows : {3, 16, 19, 32, 33, 64, 82, 256, 300}) {
             const at::Tensor m = at::ones({columns, 64}, halves), x = ones(rows, columns);
             at::Tensor out = ones(rows, 64);
             multiply_rows(out, x, m, false, true);

@@ -2,10 +2,13 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/argmax.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
 
 #include <cmath>
 
+#include "backbone/spread.h"
 #include "routing_fixture.h"
 #include "serving/generate.h"
 #include "tiny_skillsets.h"
@@ -160,6 +163,70 @@ TEST(MixLora, OneExpertIsPlainLora) {
     lora->method().parameters_changed();
     const std::vector<std::vector<int32_t>> rows = {{3, 4, 5, 6}, {7, 8}};
     EXPECT_LT(largest_difference(last_logits(*mix, rows), last_logits(*lora, rows)), 1e-4);
+    const at::AutoGradMode gradients(true);
+    for (const auto& skills : {mix, lora}) {
+        Batch batch{{3, 4, 5, 6, 7, 8}, {0, 4, 6}, {4, 2}, {}, {}, {}, {}};
+        RouteInput route;
+        route.row_begin = batch.row_begin;
+        route.prompt_length = batch.prompt_length;
+        route.task_ids = {0, 0};
+        const auto adaptation = skills->method().adapt(route);
+        ForwardOptions options;
+        options.adaptation = adaptation.get();
+        tiny::backbone()->hidden(batch, options).square().sum().backward();
+    }
+    size_t compared = 0;
+    for (Parameter& got : mix->method().parameters())
+        for (Parameter& want : lora->method().parameters()) {
+            if (want.name != got.name) continue;
+            const at::Tensor gradient = want.value.grad().reshape(got.value.sizes());
+            const double top = gradient.abs().max().item<double>();
+            EXPECT_GT(top, 0.0) << got.name;
+            EXPECT_LT(largest_difference(got.value.grad(), gradient), 1e-4 * top) << got.name;
+            ++compared;
+        }
+    EXPECT_EQ(compared, lora->method().parameters().size());
+}
+
+/// Against gathering and adding by autograd's own operators: a token that goes nowhere, a copy without
+/// tokens.
+TEST(Spread, FollowsItsFormula) {
+    Generator random(3);
+    const auto drawn = [&](std::vector<int64_t> sizes) {
+        at::Tensor t = at::empty(sizes, at::TensorOptions().dtype(at::kFloat));
+        random.fill_normal(t.mutable_data_ptr<float>(), static_cast<size_t>(t.numel()), 0.0, 1.0);
+        return t;
+    };
+    const std::vector<int32_t> token = {0, 2, 3, 1, 2, 3, 3};  // of 5
+    const at::Tensor index = at::tensor(token, at::kInt);
+    const at::Tensor values[4] = {drawn({5, 19}), drawn({7, 19}), drawn({7}), drawn({5, 19})};
+    const at::Tensor weight_in = drawn({7, 19}), weight_out = drawn({5, 19});
+    for (const bool again : {false, true}) {
+        std::vector<at::Tensor> outputs[2], leaves[2];
+        for (const int way : {0, 1}) {
+            for (const at::Tensor& value : values) leaves[way].push_back(value.clone().requires_grad_(true));
+            const std::vector<at::Tensor>& leaf = leaves[way];
+            at::Tensor spread, joined, plain;
+            if (way == 0) {
+                const auto plan =
+                    std::make_shared<const SpreadPlan>(Spread{token, {0, 3, 3, 7}, leaf[2]}, int64_t{5});
+                spread = spread_tokens(leaf[0], plan);
+                plain = joined_tokens(leaf[1], plan);
+                joined =
+                    joined_tokens(leaf[1], plan, leaf[3] * 1.0,
+                                  again ? [&] { return leaf[1].detach(); } : std::function<at::Tensor()>());
+            } else {
+                spread = leaf[0].index_select(0, index);
+                plain = at::zeros({5, 19}).index_add(0, index, leaf[1] * leaf[2].unsqueeze(1));
+                joined = leaf[3] + plain;
+            }
+            outputs[way] = {spread, plain, joined};
+            ((spread * weight_in).sum() + (plain * 0.5).sum() + (joined * weight_out).sum()).backward();
+        }
+        for (size_t i = 0; i < 3; ++i) EXPECT_LT(largest_difference(outputs[0][i], outputs[1][i]), 1e-5) << i;
+        for (size_t i = 0; i < 4; ++i)
+            EXPECT_LT(largest_difference(leaves[0][i].grad(), leaves[1][i].grad()), 1e-5) << i;
+    }
 }
 
 TEST(MixLora, StartsAsTheBackboneAndLearns) {

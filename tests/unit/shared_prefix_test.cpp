@@ -179,7 +179,7 @@ TEST_F(SharedForward, GradientsAreThoseOfWholeRows) {
 }
 
 TEST_F(SharedForward, ActivationsMadeAgainGiveTheSameBits) {
-    for (const char* method : {"lora", "cpoly", "molora"}) {
+    for (const char* method : {"lora", "cpoly", "molora", "mixlora"}) {
         SCOPED_TRACE(method);
         const auto skills = tiny::skillset({{"method", method}}, *tiny::dataset());
         tiny::shake(*skills, 8, 0.05);
@@ -198,6 +198,9 @@ TEST_F(SharedForward, PartsWithinABudgetAddUpToTheWhole) {
         {{{"method", "lora"}}, true},
         {{{"method", "poly"}, {"skill_sampling", "sigmoid"}}, true},
         {{{"method", "molora"}, {"n_experts", 3}, {"balance_loss", 0.1}}, false},  // a loss over the batch
+        {{{"method", "mixlora"}, {"n_experts", 4}}, false},
+        {{{"method", "mixlora"}, {"n_experts", 4}, {"balance_weight", 0.0}}, true},
+        {{{"method", "xlora"}, {"n_experts", 3}}, true},
         {{{"method", "orchmoe"}}, false},
     };
     const auto all = rows();

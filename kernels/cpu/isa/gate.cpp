@@ -13,6 +13,7 @@ namespace {
 template <class Body>
 void for_each_row(const GateShape& shape, Rows rows, int64_t floats, const Body& body) {
     const int64_t tokens = rows.count ? rows.begin[rows.count] : 0;
+    floats = round_up(floats, 16);  // no cache line is two threads'
     const Scratch<float> scratch(thread_limit() * floats);
 #pragma omp parallel for schedule(dynamic) if (tokens * shape.ranks_in >= parallel_elements)
     for (int32_t b = 0; b < rows.count; ++b) body(b, scratch.get() + thread_number() * floats);
