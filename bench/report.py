@@ -51,13 +51,13 @@ def train_table(results, bars):
     speed, memory, bound = {}, {}, {}
     any_result = results[0]
     head(f"training step: {any_result['rows']} ragged rows, {any_result['tokens']} tokens; tokens/s", "peak GiB",
-         "of GEMMs")
+         "of GEMMs", "computed")  # tokens that go through the layers: what rows begin with alike counts once
     for key, runs in groups.items():
         speed[key] = Figure([r["tokens"] / s for r in runs for s in r["seconds"]])
         memory[key] = statistics.median(r["peak_rss"] for r in runs)
         bound[key] = statistics.median(r.get("gemm_bound_seconds", 0) / s for r in runs for s in r["seconds"])
         print(f"{' '.join(key):<34}{speed[key]}{memory[key] / 2**30:>12.2f}"
-              + (f"{bound[key]:>12.2f}" if bound[key] else ""))
+              + (f"{bound[key]:>12.2f}{runs[0]['computed_tokens']:>12}" if bound[key] else ""))
     best = {}
     for method in sorted({name.split("-", 1)[1] for name, _ in groups}):
         ours = [k for k in groups if k[0] == f"polyad-{method}"]

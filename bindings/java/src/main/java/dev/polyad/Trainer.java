@@ -149,7 +149,7 @@ public final class Trainer extends Stepper {
             }
         }
 
-        /** Trains to the end in the background; cancelling the future ends it within a step. */
+        /** Trains to the end in the background; cancelling the future ends it within a step, which its listener still hears of. */
         public CompletableFuture<Progress> runAsync() {
             Trainer trainer = build();
             return inBackground(trainer, () -> {

@@ -67,6 +67,9 @@ final class TrainingRun {
     private void update(String next, Progress now, String why) {
         lock.lock();
         try {
+            if (!state.equals("running")) {
+                return; // cancelled: the step under way still tells of itself when it is through
+            }
             state = next;
             progress = now == null ? progress : now;
             error = why;
