@@ -49,9 +49,8 @@ struct NormSite {
 
 /// Tokens of a feed-forward spread over copies of it that differ in their updates alone:
 ///     FFN(h)_n = sum over the m with token[m] = n of  weight[m] FFN_copy(m)(h_n)
-/// What is frozen then runs once per token, not once per copy. A Spread's sites are asked at() with the
-/// copies' M tokens, in `rows`; for trained weights,
-/// output scales and feed_forward() it is not asked.
+/// What is frozen then runs once per token, not once per copy. Its sites are asked at() with the copies' M
+/// tokens, in `rows`; trained weights, output scales and feed_forward() are not asked for.
 struct Spread {
     std::vector<int32_t> token;  ///< [M] positions of h, copy by copy
     RowBegin rows;               ///< [copies + 1]: which of the M a copy has

@@ -8,6 +8,7 @@
 #include "backbone/autograd_node.h"
 #include "backbone/buffer_pool.h"
 #include "backbone/device.h"
+#include "backbone/kernel_args.h"
 #include "backbone/weights.h"
 #include "kernels/op_table.h"
 
@@ -16,10 +17,6 @@ namespace {
 
 at::Tensor new_floats(int64_t n, const at::Tensor& like) {
     return at::empty({n}, like.options().dtype(at::kFloat));
-}
-
-float* float_or_null(const at::Tensor& t) {
-    return t.defined() ? t.data_ptr<float>() : nullptr;
 }
 
 /// `count` vectors from the `begin`-th on that one gain norms.
@@ -37,10 +34,6 @@ std::vector<NormPart> norm_parts(const at::Tensor& x, const at::Tensor& w, const
         if (const int32_t count = rows[b + 1] - rows[b])
             parts.push_back({rows[b] * heads, count * heads, static_cast<int64_t>(b)});
     return parts;
-}
-
-void* offset(const at::Tensor& t, int64_t elements) {
-    return static_cast<std::byte*>(t.data_ptr()) + elements * static_cast<int64_t>(t.element_size());
 }
 
 class RmsNormNode final : public SavedNode {
@@ -67,9 +60,9 @@ class RmsNormNode final : public SavedNode {
             if (wants(gradients.size())) dw = at::zeros_like(w);
             const int64_t width = w.size(-1);
             for (const auto& [begin, count, line] : parts)
-                ops_of(x).rms_norm_backward(float_of(x.scalar_type()), offset(dy, begin * width),
-                                            offset(x, begin * width), w.data_ptr<float>() + line * width,
-                                            rstd.data_ptr<float>() + begin, offset(dx, begin * width),
+                ops_of(x).rms_norm_backward(float_of(x.scalar_type()), address_of(dy, begin * width),
+                                            address_of(x, begin * width), w.data_ptr<float>() + line * width,
+                                            rstd.data_ptr<float>() + begin, address_of(dx, begin * width),
                                             dw.defined() ? dw.data_ptr<float>() + line * width : nullptr, add,
                                             count, width);
         }
@@ -127,7 +120,7 @@ void fill_call(AttentionCall& call, const AttentionPlan& plan, int64_t window, a
 std::vector<void*> row_pointers(const at::Tensor& t, const AttentionPlan& plan) {
     std::vector<void*> rows;
     for (int32_t b = 0; b < plan.rows(); ++b)
-        rows.push_back(offset(t, plan.query_begin[b] * plan.heads_kv * plan.head_dim));
+        rows.push_back(address_of(t, plan.query_begin[b] * plan.heads_kv * plan.head_dim));
     return rows;
 }
 
@@ -194,10 +187,10 @@ at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& gain, double eps, con
     at::Tensor rstd = recorded ? new_floats(input.numel() / width, input) : at::Tensor();
     const std::vector<NormPart> parts = norm_parts(input, w, rows);
     for (const auto& [begin, count, line] : parts)
-        ops_of(input).rms_norm(float_of(x.scalar_type()), offset(input, begin * width),
+        ops_of(input).rms_norm(float_of(x.scalar_type()), address_of(input, begin * width),
                                w.data_ptr<float>() + line * width, static_cast<float>(eps),
-                               offset(y, begin * width), recorded ? rstd.data_ptr<float>() + begin : nullptr,
-                               count, width);
+                               address_of(y, begin * width),
+                               recorded ? rstd.data_ptr<float>() + begin : nullptr, count, width);
     if (!recorded) return y;
     auto node = make_node<RmsNormNode>();
     node->x = input;
@@ -225,9 +218,9 @@ std::pair<at::Tensor, at::Tensor> add_rms_norm(const at::Tensor& residual, const
     const std::vector<NormPart> parts = norm_parts(sum, w, rows);
     // Addition commutes: the sum goes where delta was, and the old residual stays for its own backward pass.
     for (const auto& [begin, count, line] : parts)
-        ops_of(sum).add_rms_norm(float_of(sum.scalar_type()), offset(sum, begin * width),
-                                 offset(old, begin * width), w.data_ptr<float>() + line * width,
-                                 static_cast<float>(eps), offset(y, begin * width),
+        ops_of(sum).add_rms_norm(float_of(sum.scalar_type()), address_of(sum, begin * width),
+                                 address_of(old, begin * width), w.data_ptr<float>() + line * width,
+                                 static_cast<float>(eps), address_of(y, begin * width),
                                  recorded ? rstd.data_ptr<float>() + begin : nullptr, count, width);
     if (!recorded) return {sum, y};
     auto node = make_node<RmsNormNode>();

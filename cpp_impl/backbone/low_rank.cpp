@@ -11,6 +11,7 @@
 #include "backbone/buffer_pool.h"
 #include "backbone/device.h"
 #include "backbone/frozen_gemm.h"
+#include "backbone/kernel_args.h"
 #include "backbone/mixed_factors.h"
 #include "backbone/weights.h"
 #include "kernels/op_table.h"
@@ -20,10 +21,6 @@ namespace {
 
 at::TensorOptions floats_like(const at::Tensor& t) {
     return t.options().dtype(at::kFloat);
-}
-
-float* float_or_null(const at::Tensor& t) {
-    return t.defined() ? t.data_ptr<float>() : nullptr;
 }
 
 /// A LowRank made ready for the kernels: factors in compute dtype, one group per row, u kept for the backward
@@ -77,10 +74,9 @@ void mix_banks(Update& update, at::ScalarType dtype) {
         filled = std::max(filled, bank.rank_begin + bank.a.size(1));
         for (const bool up : {false, true}) {
             const at::Tensor &skills = up ? bank.b : bank.a, &out = up ? update.b : update.a;
-            auto* to = static_cast<std::byte*>(out.data_ptr()) +
-                       place_of(bank, up) * static_cast<int64_t>(out.element_size());
             ops_of(update.a).mix_factors(float_of(dtype), mix_of(bank, up, ranks), skills.data_ptr<float>(),
-                                         bank.weights.data_ptr<float>(), add, to);
+                                         bank.weights.data_ptr<float>(), add,
+                                         address_of(out, place_of(bank, up)));
         }
     }
 }
@@ -99,10 +95,6 @@ kernels::GateKind kernel_kind(Gate gate) {
             break;
     }
     return kernels::GateKind::none;
-}
-
-kernels::Rows kernel_rows(const RowBegin& rows) {
-    return {rows.data(), static_cast<int32_t>(rows.size()) - 1};
 }
 
 void set_groups(Update& update, const LowRank& raw, int64_t groups, int64_t rows) {

@@ -10,6 +10,7 @@
 #include "backbone/autograd_node.h"
 #include "backbone/buffer_pool.h"
 #include "backbone/device.h"
+#include "backbone/kernel_args.h"
 #include "backbone/weights.h"
 #include "base/error.h"
 #include "kernels/op_table.h"
@@ -18,10 +19,6 @@ namespace polyad {
 namespace {
 
 using Plan = std::shared_ptr<const SpreadPlan>;
-
-const float* float_or_null(const at::Tensor& t) {
-    return t.defined() ? t.const_data_ptr<float>() : nullptr;
-}
 
 /// w[m] x[token[m]]; w undefined: 1.
 at::Tensor gather(const at::Tensor& x, const SpreadPlan& plan, const at::Tensor& w) {

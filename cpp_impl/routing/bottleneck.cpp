@@ -9,9 +9,11 @@
 #include "backbone/autograd_node.h"
 #include "backbone/buffer_pool.h"
 #include "backbone/device.h"
+#include "backbone/kernel_args.h"
 #include "backbone/weights.h"
 #include "base/error.h"
 #include "kernels/op_table.h"
+#include "routing/row_groups.h"
 
 namespace polyad {
 namespace {
@@ -35,24 +37,20 @@ class BottleneckNode final : public SavedNode {
         for (const int32_t task : task_of_row)
             group_of_row_.push_back(
                 static_cast<int32_t>(std::lower_bound(used_.begin(), used_.end(), task) - used_.begin()));
-        std::vector<int64_t> group_of_token;
-        for (size_t b = 0; b < group_of_row_.size(); ++b)
-            group_of_token.insert(group_of_token.end(), static_cast<size_t>(rows[b + 1] - rows[b]),
-                                  group_of_row_[b]);
-        group_of_token_ = device_list(group_of_token, x.device());
+        const at::Tensor group_of_token = device_list(per_token<int64_t>(group_of_row_, rows), x.device());
         const auto type = float_of(x.scalar_type());
         a_ = lines(tables.down).to(x.scalar_type());
         b_ = lines(tables.up).to(x.scalar_type());
         const at::Tensor down_bias = lines(tables.down_bias),
                          up_bias = lines(tables.up_bias).to(x.scalar_type());
         u_ = new_buffer({x.size(0), a_.size(1)}, x.options().dtype(at::kFloat));
-        ops_of(x).low_rank_down(type, x.data_ptr(), a_.data_ptr(), group_of_row_.data(), kernel_rows(),
+        ops_of(x).low_rank_down(type, x.data_ptr(), a_.data_ptr(), group_of_row_.data(), kernel_rows(rows_),
                                 x.size(1), a_.size(1), u_.data_ptr<float>());
-        u_.add_(down_bias.index_select(0, group_of_token_));
+        u_.add_(down_bias.index_select(0, group_of_token));
         v_ = at::gelu(u_, "tanh");
-        at::Tensor y = up_bias.index_select(0, group_of_token_);
-        ops_of(x).low_rank_up(type, v_.data_ptr<float>(), b_.data_ptr(), group_of_row_.data(), kernel_rows(),
-                              y.size(1), b_.size(2), 1.0f, y.data_ptr());
+        at::Tensor y = up_bias.index_select(0, group_of_token);
+        ops_of(x).low_rank_up(type, v_.data_ptr<float>(), b_.data_ptr(), group_of_row_.data(),
+                              kernel_rows(rows_), y.size(1), b_.size(2), 1.0f, y.data_ptr());
         return y;
     }
 
@@ -70,11 +68,11 @@ class BottleneckNode final : public SavedNode {
         if (wants(3)) db = new_zeros(b_.sizes(), floats);
         if (wants(0)) dx = new_zeros(x_.sizes(), x_.options());
         ops.low_rank_up_backward(type, dy.data_ptr(), v_.data_ptr<float>(), b_.data_ptr(),
-                                 group_of_row_.data(), kernel_rows(), dy.size(1), b_.size(2), 1.0f,
+                                 group_of_row_.data(), kernel_rows(rows_), dy.size(1), b_.size(2), 1.0f,
                                  dv.data_ptr<float>(), float_or_null(db));
         const at::Tensor du = at::gelu_backward(dv, u_, "tanh");
         ops.low_rank_down_backward(type, du.data_ptr<float>(), x_.data_ptr(), a_.data_ptr(),
-                                   group_of_row_.data(), kernel_rows(), x_.size(1), a_.size(1),
+                                   group_of_row_.data(), kernel_rows(rows_), x_.size(1), a_.size(1),
                                    dx.defined() ? dx.data_ptr() : nullptr, float_or_null(da));
         result[0] = dx;
         if (wants(1)) result[1] = table(da, 0);
@@ -83,11 +81,9 @@ class BottleneckNode final : public SavedNode {
         if (wants(4)) result[4] = table(sums(dy), 3);
         return result;
     }
-    void release() override { x_ = a_ = b_ = u_ = v_ = group_of_token_ = at::Tensor(); }
+    void release() override { x_ = a_ = b_ = u_ = v_ = at::Tensor(); }
 
   private:
-    kernels::Rows kernel_rows() const { return {rows_.data(), static_cast<int32_t>(rows_.size()) - 1}; }
-    static float* float_or_null(const at::Tensor& t) { return t.defined() ? t.data_ptr<float>() : nullptr; }
     /// The used tasks' lines.
     at::Tensor lines(const at::Tensor& table) const {
         const at::Tensor all = table.detach();
@@ -110,9 +106,9 @@ class BottleneckNode final : public SavedNode {
         return out;
     }
 
-    at::Tensor x_, a_, b_;       ///< factors of the used tasks, in x's dtype
-    at::Tensor u_, v_;           ///< before and behind the activation, [N, k] float32
-    at::Tensor group_of_token_;  ///< [N]
+    at::Tensor x_;      ///< [N, d_in]
+    at::Tensor a_, b_;  ///< factors of the used tasks, in x's dtype
+    at::Tensor u_, v_;  ///< before and behind the activation, [N, k] float32
     RowBegin rows_;
     std::vector<int32_t> group_of_row_;  ///< place in used_
     std::vector<int64_t> used_;          ///< tasks, ascending

@@ -13,12 +13,12 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <cstddef>
 #include <numeric>
 
 #include "backbone/autograd_node.h"
 #include "backbone/buffer_pool.h"
 #include "backbone/device.h"
+#include "backbone/kernel_args.h"
 #include "backbone/weights.h"
 #include "kernels/op_table.h"
 
@@ -110,9 +110,8 @@ bool in_one(const at::Tensor& x, const TokenSpan& span, Pool pool, size_t spans)
            (span.count <= brief || share_threads(spans));
 }
 
-const void* start_of(const at::Tensor& x, const TokenSpan& span) {
-    return static_cast<const std::byte*>(x.const_data_ptr()) +
-           span.begin * x.size(1) * static_cast<int64_t>(x.element_size());
+void* start_of(const at::Tensor& x, const TokenSpan& span) {
+    return address_of(x, span.begin * x.size(1));
 }
 
 /// g [d] of a span is written; its attention.
@@ -173,8 +172,7 @@ class PoolNode final : public SavedNode {
                 const at::Tensor dg = gradient.select(0, static_cast<int64_t>(i)).contiguous();
                 ops_of(x).attend_span_backward(float_of(x.scalar_type()), start_of(x, spans[i]),
                                                spans[i].count, x.size(1), a.const_data_ptr<float>(),
-                                               dg.const_data_ptr<float>(),
-                                               const_cast<void*>(start_of(dx, spans[i])));
+                                               dg.const_data_ptr<float>(), start_of(dx, spans[i]));
                 return;
             }
             const Queries queries = queries_of(pool, spans[i].count);
