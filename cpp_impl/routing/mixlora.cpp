@@ -138,13 +138,12 @@ class MixAdaptation final : public Adaptation {
         at::Tensor probability, taken;  // sums over all layers' tokens
         double tokens = 0.0;
         for (const auto& [layer, d] : decisions_) {
-            const auto mean = [&](const at::Tensor& t) {
-                return shares_.defined() ? (t * shares_).sum(0) : t.mean(0);
-            };
             const auto count = static_cast<double>(d.p.size(0));
-            const at::Tensor p = mean(d.p) * count;
+            const at::Tensor p = mean_over_tokens(d.p, shares_) * count;
             const at::Tensor f =
-                mean(at::zeros(d.p.sizes(), method_.floats()).scatter_add(1, d.order, d.kept)) * count;
+                mean_over_tokens(at::zeros(d.p.sizes(), method_.floats()).scatter_add(1, d.order, d.kept),
+                                 shares_) *
+                count;
             probability = probability.defined() ? probability + p : p;
             taken = taken.defined() ? taken + f : f;
             tokens += count;

@@ -23,6 +23,7 @@
 #include "backbone/backbone.h"
 #include "backbone/device.h"
 #include "routing/orchmoe.h"
+#include "routing/row_groups.h"
 
 namespace polyad {
 
@@ -296,11 +297,7 @@ at::Tensor OrchAdaptation::token_weights(size_t position, const Site& site, cons
         shared_.remember(x, site.layer);
     }
     const RowBegin& rows = rows_of(site.stream);
-    std::vector<int64_t> row_of_token;
-    for (size_t b = 0; b + 1 < rows.size(); ++b)
-        row_of_token.insert(row_of_token.end(), static_cast<size_t>(rows[b + 1] - rows[b]),
-                            static_cast<int64_t>(b));
-    const at::Tensor row = method_.list(row_of_token);
+    const at::Tensor row = method_.list(row_of_token(rows));
     const auto spread = [&](const at::Tensor& of_rows) {
         return of_rows.defined() ? of_rows.index_select(0, row) : of_rows;
     };

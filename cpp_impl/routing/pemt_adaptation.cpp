@@ -15,6 +15,7 @@
 #include "routing/dropout.h"
 #include "routing/pemt.h"
 #include "routing/prompt_pool.h"
+#include "routing/row_groups.h"
 #include "routing/task_sparsity.h"
 
 namespace polyad {
@@ -193,15 +194,12 @@ at::Tensor PemtAdaptation::feed_forward(int layer, const at::Tensor& u, const at
     at::Tensor h = y;
     std::vector<at::Tensor> experts;
     if (method_.sources().expert == "bottleneck") {
-        std::vector<int64_t> row_of_token;
-        for (size_t b = 0; b + 1 < begin.size(); ++b)
-            row_of_token.insert(row_of_token.end(), static_cast<size_t>(begin[b + 1] - begin[b]),
-                                static_cast<int64_t>(b));
-        const at::Tensor per_token = gate.index_select(0, method_.list(row_of_token)).to(y.scalar_type());
+        const at::Tensor of_token =
+            gate.index_select(0, method_.list(row_of_token(begin))).to(y.scalar_type());
         const Bottleneck sources = method_.expert_bottleneck(place);
         for (int64_t i = 0; i < method_.sources().count(); ++i) {
             experts.push_back(sources.apply(u, i));
-            h = h + per_token.narrow(1, i, 1) * experts.back();
+            h = h + of_token.narrow(1, i, 1) * experts.back();
         }
     }
     const at::Tensor f = h + method_.adapter(place).apply(h, begin, rows_.task);

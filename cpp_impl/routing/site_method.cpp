@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "routing/row_groups.h"
 
 namespace polyad {
 
@@ -52,10 +53,7 @@ void Method::set_training(const std::string& what) {
 at::Tensor SiteMethod::token_shares(const RouteInput& input) const {
     if (input.stands_for.empty()) return {};
     POLYAD_CHECK(static_cast<int>(input.stands_for.size()) == input.rows());
-    std::vector<float> shares;
-    for (size_t b = 0; b < input.stands_for.size(); ++b)
-        shares.insert(shares.end(), static_cast<size_t>(input.row_begin[b + 1] - input.row_begin[b]),
-                      static_cast<float>(input.stands_for[b]));
+    std::vector<float> shares = per_token<float>(input.stands_for, input.row_begin);
     const float all = std::accumulate(shares.begin(), shares.end(), 0.0f);
     for (float& share : shares) share /= all;
     return list(shares).view({-1, 1});

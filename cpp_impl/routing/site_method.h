@@ -3,6 +3,8 @@
 // its own.
 #pragma once
 
+#include <ATen/TensorOperators.h>
+
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -61,6 +63,10 @@ template <class... Parts>
 void check_explicit_weights(const RouteInput& input, int skills);
 /// Code::unknown_task ("unknown_task") for a row that needs a task and names none in [0, tasks).
 void check_task_id(const RouteInput& input, int row, int tasks);
+/// Mean of `value` [N, *] over the examples' tokens; `shares` as SiteMethod::token_shares makes them.
+inline at::Tensor mean_over_tokens(const at::Tensor& value, const at::Tensor& shares) {
+    return shares.defined() ? (value * shares).sum(0) : value.mean(0);
+}
 /// Recorded noise of a site, undefined when there is none.
 at::Tensor recorded_noise(const RouteInput& input, const std::string& path, const char* name);
 /// Seed of this forward's noise: one draw, so that the generator's state moves by the same amount in every

@@ -10,6 +10,7 @@
 #include "backbone/backbone.h"
 #include "backbone/device.h"
 #include "base/error.h"
+#include "routing/row_groups.h"
 
 namespace polyad {
 namespace {
@@ -82,9 +83,7 @@ class LayerExperts final : public Adaptation {
         // Streams of an encoder-decoder have rows of their own; the encoder's layers come first.
         const RowBegin& rows = rows_[layer < encoder_layers_ ? 1 : 0];
         const at::Tensor g = routes_.weights[method_.table_of_layer(layer)];
-        std::vector<int64_t> lengths;
-        for (size_t b = 0; b + 1 < rows.size(); ++b) lengths.push_back(rows[b + 1] - rows[b]);
-        const at::Tensor row_of = method_.list(numbers(lengths));
+        const at::Tensor row_of = method_.list(row_of_token(rows));
         at::Tensor sum;
         at::ScalarType type = at::kFloat;
         for (size_t e = 0; e < outputs.size(); ++e) {
@@ -120,12 +119,6 @@ class LayerExperts final : public Adaptation {
     bool is_one(int layer, int64_t expert) const {
         const at::Tensor g = routes_on_host_[method_.table_of_layer(layer)];
         return g.select(1, expert).eq(1.0).all().item<bool>();
-    }
-    static std::vector<int64_t> numbers(const std::vector<int64_t>& lengths) {
-        std::vector<int64_t> out;
-        for (size_t b = 0; b < lengths.size(); ++b)
-            out.insert(out.end(), static_cast<size_t>(lengths[b]), static_cast<int64_t>(b));
-        return out;
     }
     static std::vector<int64_t> positions(const RowBegin& rows, const std::vector<int64_t>& some) {
         std::vector<int64_t> out;

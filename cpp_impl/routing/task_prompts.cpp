@@ -10,6 +10,7 @@
 #include "backbone/backbone.h"
 #include "backbone/device.h"
 #include "base/error.h"
+#include "routing/row_groups.h"
 #include "routing/site_method.h"
 
 namespace polyad {
@@ -147,11 +148,7 @@ bool PromptedRows::one_task() const {
 }
 
 at::Tensor PromptedRows::token_tasks(Stream stream, at::Device device) const {
-    const RowBegin& rows = begin[static_cast<int>(stream)];
-    std::vector<int64_t> out;
-    for (size_t b = 0; b + 1 < rows.size(); ++b)
-        out.insert(out.end(), static_cast<size_t>(rows[b + 1] - rows[b]), task[b]);
-    return device_list(out, device);
+    return device_list(per_token<int64_t>(task, begin[static_cast<int>(stream)]), device);
 }
 
 }  // namespace polyad

@@ -3,8 +3,6 @@
 // for.
 #pragma once
 
-#include <ATen/TensorOperators.h>
-
 #include <memory>
 #include <string>
 #include <vector>
@@ -29,10 +27,7 @@ struct TokenRoute {
     at::Tensor per_token(const at::Tensor& value) const;
     /// `weights` [tokens, skills], rows that bring their own weights using those instead.
     at::Tensor replace(const at::Tensor& weights) const;
-    /// Mean of `value` [tokens, *] over the examples' tokens.
-    at::Tensor mean(const at::Tensor& value) const {
-        return shares.defined() ? (value * shares).sum(0) : value.mean(0);
-    }
+    at::Tensor mean(const at::Tensor& value) const { return mean_over_tokens(value, shares); }
     void trace(const Site& site, const char* name, const at::Tensor& value) const;
 };
 
