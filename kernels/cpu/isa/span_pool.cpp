@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // A span of tokens pooled behind an attention of its own (OrchMoE, methods.md 2):
 //
-//     a = softmax(x x^T / sqrt(d)) [n, n],   g = mean_i (sum_j a_ij x_j + x_i) = 1/n sum_j (1 + sum_i a_ij)
-//     x_j
+//     a = softmax(x x^T / sqrt(d)) [n, n]
+//     g = mean_i (sum_j a_ij x_j + x_i) = 1/n sum_j (1 + sum_i a_ij) x_j
 //
 // and its gradient, with t = dg / n, e_j = <x_j, t> and ds_ij = a_ij (e_j - sum_k a_ik e_k) / sqrt(d):
 //
@@ -92,25 +92,18 @@ void attend_backward(const T* x, int64_t n, int64_t d, const float* attention, c
         sums(n * width);
     sweep(d, [&](int64_t i, auto part) { store(t.get() + i, load(dg + i, part) * inverse, part); });
     for (int64_t j = 0; j < n; ++j) {
-        vf dots = {};
-        sweep(d, [&](int64_t i, auto part) {
-            dots = fma(load(x + j * d + i, part), load(t.get() + i, part), dots);
-        });
-        e[j] = sum(dots);
+        e[j] = dot(x + j * d, t.get(), d);
         share[j] = 1.0f;
     }
     for (int64_t i = 0; i < n; ++i) {
         const float* a = attention + i * n;
-        vf dots = {};
-        sweep(n, [&](int64_t j, auto part) { dots = fma(load(a + j, part), load(e.get() + j, part), dots); });
-        const float mean = sum(dots);
+        const float mean = dot(a, e.get(), n);
         sweep(n, [&](int64_t j, auto part) {
             const vf p = load(a + j, part);
             store(ds.get() + i * n + j, p * (load(e.get() + j, part) - mean) * scale, part);
             store(share.get() + j, load(share.get() + j, part) + p, part);
         });
     }
-    // ds + ds^T is taken row by row; the transpose of a row is a column, so it is made symmetric first.
     for (int64_t i = 0; i < n; ++i)
         for (int64_t j = i; j < n; ++j) ds[i * n + j] = ds[j * n + i] = ds[i * n + j] + ds[j * n + i];
     for (int64_t i = 0; i < n; ++i) row_cells<T>(ds.get() + i * n, n, left.get() + i * cells);

@@ -11,7 +11,7 @@ inline void scaled_row(const T* x, float w, T* y, int64_t width) {
     sweep(width, [&](int64_t i, auto part) { store(y + i, load(x + i, part) * w, part); });
 }
 
-/// Sums in float32, a few vectors of the row at a time, so that nothing is rounded on the way.
+/// Vector by vector over all members, so that nothing is rounded on the way.
 template <class T>
 inline void sum_members(const T* y, const int32_t* member, const float* w, int64_t count, bool add, T* out,
                         int64_t width) {
@@ -24,13 +24,6 @@ inline void sum_members(const T* y, const int32_t* member, const float* w, int64
         }
         store(out + i, sum, part);
     });
-}
-
-template <class T>
-inline float dot_rows(const T* a, const T* b, int64_t width) {
-    vf dots = {};
-    sweep(width, [&](int64_t i, auto part) { dots = fma(load(a + i, part), load(b + i, part), dots); });
-    return sum(dots);
 }
 
 }  // namespace
@@ -68,8 +61,8 @@ void row_dots(Float type, const void* a, const int32_t* row, const void* b, int6
         using T = decltype(element);
 #pragma omp parallel for schedule(static) if (n * width >= parallel_elements)
         for (int64_t m = 0; m < n; ++m)
-            dots[m] += dot_rows(static_cast<const T*>(a) + row[m] * width,
-                                static_cast<const T*>(b) + m * width, width);
+            dots[m] +=
+                dot(static_cast<const T*>(a) + row[m] * width, static_cast<const T*>(b) + m * width, width);
     });
 }
 

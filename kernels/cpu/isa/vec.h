@@ -225,6 +225,13 @@ inline float sum(vf v) {
     return s[0];
 #endif
 }
+/// <a, b> over n values of any element types.
+template <class A, class B>
+inline float dot(const A* a, const B* b, int64_t n) {
+    vf products = {};
+    sweep(n, [&](int64_t i, auto part) { products = fma(load(a + i, part), load(b + i, part), products); });
+    return sum(products);
+}
 /// Largest lane; NaN lanes are passed over unless all are.
 inline float largest(vf v) {
     float s[lanes];
