@@ -31,14 +31,27 @@ const struct {
                {width, ffn},
                {ffn, width}};
 
-std::vector<uint16_t> halves(int64_t n, float scale = 1) {
+/// Memory as LibTorch hands it out: it begins with a cache line.
+struct Lines : std::allocator<uint16_t> {
+    template <class>
+    struct rebind {
+        using other = Lines;
+    };
+    uint16_t* allocate(size_t n) {
+        return static_cast<uint16_t*>(::operator new (n * sizeof(uint16_t), std::align_val_t{64}));
+    }
+    void deallocate(uint16_t* p, size_t) { ::operator delete (p, std::align_val_t{64}); }
+};
+using Halves = std::vector<uint16_t, Lines>;
+
+Halves halves(int64_t n, float scale = 1) {
     std::vector<float> f(static_cast<size_t>(n));
     uint32_t state = 12345;
     for (float& x : f) {
         state = state * 1664525u + 1013904223u;
         x = scale * (static_cast<float>(state >> 8) / 8388608.0f - 1.0f);
     }
-    std::vector<uint16_t> h(f.size());
+    Halves h(f.size());
     ops().to_bf16(f.data(), h.data(), n);
     return h;
 }
@@ -184,7 +197,7 @@ struct Attend {
         ops().attention(args, q.data(), o.data(), lse.data());
     }
     std::vector<int32_t> begin, keys;
-    std::vector<uint16_t> q, o, d_o, dq, k, v, dk, dv;
+    Halves q, o, d_o, dq, k, v, dk, dv;
     std::vector<float> lse;
     std::vector<const void*> k_row, v_row;
     std::vector<void*> dk_row, dv_row;
@@ -263,7 +276,7 @@ void decode_linears(benchmark::State& state, Quant quant, int block, int block_b
     };
     std::vector<Matrix> matrices;
     double bytes = 0, flops = 0;
-    std::vector<std::vector<uint16_t>> y;
+    std::vector<Halves> y;
     for (int64_t layer = 0; layer < layers; ++layer)
         for (const auto& l : linears) {
             // K formats want whole blocks of 256 columns.
@@ -291,6 +304,28 @@ void decode_linears(benchmark::State& state, Quant quant, int block, int block_b
         for (const Matrix& m : matrices)
             ops().multiply_panels(Float::bf16, x.data(), {begin, 1}, m.columns, &m.branch, 1);
     report(state, flops, bytes);
+}
+
+/// One layer's linears over many tokens, forward and the input's gradient, eight layers in turn.
+void dense_linears(benchmark::State& state) {
+    if (!ops().multiply_dense) return state.SkipWithError("the set leaves dense products to oneDNN");
+    const int64_t n = state.range(0), layers = 8;
+    std::vector<Halves> weights;
+    double flops = 0;
+    for (int64_t layer = 0; layer < layers; ++layer)
+        for (const auto& l : linears) {
+            weights.push_back(halves(l.in * l.out, 0.05f));
+            flops += 4.0 * static_cast<double>(n * l.out * l.in);
+        }
+    const auto x = halves(n * 1536);
+    auto y = x;
+    for (auto _ : state)
+        for (size_t i = 0; i < weights.size(); ++i) {
+            const auto& l = linears[i % (sizeof linears / sizeof linears[0])];
+            for (const int backward : {0, 1})
+                ops().multiply_dense(x.data(), n, weights[i].data(), l.out, l.in, backward, 0, y.data());
+        }
+    report(state, flops, 0);
 }
 
 void cross_entropy(benchmark::State& state) {
@@ -338,6 +373,7 @@ POLYAD_DECODE(q4_1, 32, 20);
 POLYAD_DECODE(q8_0, 32, 34);
 POLYAD_DECODE(q4_k, 256, 144);
 POLYAD_DECODE(q6_k, 256, 210);
+BENCHMARK(dense_linears)->Arg(32)->Arg(128)->Arg(800)->UseRealTime();
 BENCHMARK(cross_entropy)->UseRealTime();
 BENCHMARK(adamw)->UseRealTime();
 

@@ -149,6 +149,12 @@ struct OpTable {
     /// last of `rows`. A token's result does not depend on the tokens beside it.
     void (*multiply_panels)(Float type, const void* x, Rows rows, int64_t columns,
                             const PanelBranch* branches, int32_t count);
+    /// y [n, rows] (+)= x [n, columns] W^T of dense bf16 W [rows, columns], or, where backward != 0, y [n,
+    /// columns] (+)= x [n, rows] W, for rows and columns that 32 divides. Sums are float32, rounded once; a
+    /// token's result depends neither on the tokens beside it nor on the number of threads. Null where a
+    /// library's product is as fast.
+    void (*multiply_dense)(const uint16_t* x, int64_t n, const uint16_t* w, int64_t rows, int64_t columns,
+                           int backward, int add, uint16_t* y);
     void (*to_bf16)(const float* src, uint16_t* dst, int64_t n);
     void (*from_bf16)(const uint16_t* src, float* dst, int64_t n);
 

@@ -5,6 +5,8 @@
 #include <ATen/ops/mm.h>
 #include <ATen/ops/zeros.h>
 
+#include "kernels/op_table.h"
+
 namespace polyad {
 namespace {
 
@@ -22,6 +24,21 @@ at::Tensor extended(const at::Tensor& t, int64_t count) {
     return t.as_strided({count, t.size(1)}, {t.size(1), 1});
 }
 
+/// The product by our own kernel where the machine's set has one for it.
+bool multiplied(at::Tensor& out, const at::Tensor& x, const at::Tensor& m, bool accumulate) {
+    const auto product = kernels::ops().multiply_dense;
+    if (!product || !x.is_cpu() || x.scalar_type() != at::kBFloat16 || x.size(0) <= few ||
+        m.size(0) % tile_columns != 0 || m.size(1) % tile_columns != 0)
+        return false;
+    const bool backward = m.is_contiguous();
+    const at::Tensor w = backward ? m : m.t();
+    if (!w.is_contiguous() || !x.is_contiguous() || !out.is_contiguous()) return false;
+    const auto cells = [](const at::Tensor& t) { return static_cast<const uint16_t*>(t.const_data_ptr()); };
+    product(cells(x), x.size(0), cells(w), w.size(0), w.size(1), backward, accumulate,
+            static_cast<uint16_t*>(out.data_ptr()));
+    return true;
+}
+
 }  // namespace
 
 int64_t padded_rows(int64_t n) {
@@ -33,6 +50,7 @@ int64_t padded_rows(int64_t n) {
 }
 
 void multiply_rows(at::Tensor& out, const at::Tensor& x, const at::Tensor& m, bool accumulate, bool room) {
+    if (multiplied(out, x, m, accumulate)) return;
     const auto direct = [&](int64_t begin, int64_t count) {
         at::Tensor part = out.narrow(0, begin, count);
         if (accumulate)

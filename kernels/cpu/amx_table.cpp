@@ -24,6 +24,7 @@ const OpTable& set() {
     static const OpTable table = [] {
         OpTable t = avx512::table;
         t.isa = "amx";
+        t.multiply_dense = multiply_dense;
         t.attention = attention;
         t.attention_backward = attention_backward;
         t.tree_attention = tree_attention;

@@ -16,6 +16,19 @@ inline constexpr bool on_tiles = false;
 template <>
 inline constexpr bool on_tiles<bf16> = true;
 
+/// Rows and 4-byte cells of a row of each of the eight tiles, as the CPU takes them.
+struct alignas(64) TileShapes {
+    uint8_t palette = 1, start_row = 0, reserved[14] = {};
+    uint16_t row_bytes[16] = {};
+    uint8_t rows[16] = {};
+
+    void set(int tile, int64_t count, int64_t cells) {
+        if (count <= 0 || cells <= 0) return;
+        rows[tile] = static_cast<uint8_t>(count);
+        row_bytes[tile] = static_cast<uint16_t>(cells * 4);
+    }
+};
+
 /// One thread's tiles: two of C below each other, so m is at most 32, and n at most 16.
 //   0, 1: C   2, 3: A   4: B   5, 6: A's and 7: B's last cells along k where 16 do not divide it
 class Tiles {
@@ -66,32 +79,21 @@ class Tiles {
     }
 
   private:
-    struct alignas(64) Shapes {
-        uint8_t palette = 1, start_row = 0, reserved[14] = {};
-        uint16_t row_bytes[16] = {};
-        uint8_t rows[16] = {};
-    };
-
     void shape(int64_t m, int64_t n, int64_t k_rest) {
         if (m == m_ && n == n_ && k_rest == k_rest_) return;
         m_ = m;
         n_ = n;
         k_rest_ = k_rest;
-        Shapes s;
-        const auto set = [&](int tile, int64_t rows, int64_t cells) {
-            if (rows <= 0 || cells <= 0) return;
-            s.rows[tile] = static_cast<uint8_t>(rows);
-            s.row_bytes[tile] = static_cast<uint16_t>(cells * 4);
-        };
+        TileShapes s;
         const int64_t upper = least(m, 16), lower = m - upper;
-        set(0, upper, n);
-        set(1, lower, n);
-        set(2, upper, 16);
-        set(3, lower, 16);
-        set(4, 16, n);
-        set(5, upper, k_rest);
-        set(6, lower, k_rest);
-        set(7, k_rest, n);
+        s.set(0, upper, n);
+        s.set(1, lower, n);
+        s.set(2, upper, 16);
+        s.set(3, lower, 16);
+        s.set(4, 16, n);
+        s.set(5, upper, k_rest);
+        s.set(6, lower, k_rest);
+        s.set(7, k_rest, n);
         _tile_loadconfig(&s);
     }
 

@@ -24,6 +24,10 @@ void multiply_packed(Quant quant, const void* w, const int32_t* source_row, Floa
 void multiply_panels(Float type, const void* x, Rows rows, int64_t columns, const PanelBranch* branches,
                      int32_t count);
 
+// dense_product.cpp, of the amx set alone
+void multiply_dense(const uint16_t* x, int64_t n, const uint16_t* w, int64_t rows, int64_t columns,
+                    int backward, int add, uint16_t* y);
+
 // elementwise.cpp
 void to_bf16(const float* src, uint16_t* dst, int64_t n);
 void from_bf16(const uint16_t* src, float* dst, int64_t n);

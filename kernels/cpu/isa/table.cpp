@@ -15,6 +15,7 @@ const OpTable table = {
     panel_bytes,
     make_panels,
     multiply_panels,
+    nullptr,  // multiply_dense
     to_bf16,
     from_bf16,
     rms_norm,

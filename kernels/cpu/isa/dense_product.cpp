@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+// Products of many tokens with frozen bf16 weights on AMX tiles. A thread owns panels of 32 outputs: their
+// weights are laid out as tiles, as many panels as its L2 cache keeps, and meet every block of 32 tokens
+// there. A block's tokens stay in the L1 cache, so weights are loaded past it; while one block of sums grows
+// in tiles the one before it is rounded and stored.
+#include "kernels/cpu/isa/amx.h"
+#include "kernels/cpu/isa/kernels.h"
+
+namespace polyad::kernels::POLYAD_ISA {
+namespace {
+
+constexpr int64_t side = 32;  // tokens and outputs of a block of sums: two tiles each way
+constexpr int64_t sums_of_block = side * side;
+constexpr int64_t tile_cells = 256;                 // 16 rows of 16 cells
+constexpr int64_t packed_bytes = int64_t{1} << 20;  // panels a thread keeps laid out
+constexpr int64_t most_depth = 640;                 // values of 32 tokens that the L1 cache holds
+constexpr int64_t jobs_per_thread = 3;
+
+/// W [rows, columns]; y = x W^T, or backward x W.
+struct Weights {
+    const bf16* w;
+    int64_t rows, columns;
+    bool backward;
+
+    int64_t outputs() const { return backward ? columns : rows; }
+    int64_t depth() const { return backward ? rows : columns; }
+    /// Cells of one half of a panel, 16 outputs.
+    int64_t half() const { return depth() * 8; }
+
+    /// The two halves of a panel as tiles: row k of one holds the weights of values 2k and 2k + 1 of x.
+    void lay_out(int64_t panel, float* cells) const {
+        if (!backward) {
+            for (int i = 0; i < 2; ++i)
+                transpose(reinterpret_cast<const float*>(w + (panel * side + i * 16) * columns), columns / 2,
+                          16, columns / 2, cells + i * half(), 16);
+            return;
+        }
+        for (int64_t k = 0; k < rows; k += 2) {
+            const bf16* first = w + k * columns + panel * side;
+            vf low, high;
+            interleave(_mm512_loadu_si512(first), _mm512_loadu_si512(first + columns), low, high);
+            store(cells + k * 8, low);
+            store(cells + half() + k * 8, high);
+        }
+    }
+};
+
+/// A block of sums on its way into y.
+struct Finished {
+    const float* sums = nullptr;
+    bf16* y = nullptr;
+    int64_t stride = 0, rows = 0, next = 0;
+
+    void store_rows(bool add, int64_t count) {
+        const int64_t end = least(rows, next + count);
+        for (; next < end; ++next) {
+            bf16* to = y + next * stride;
+            for (int64_t i = 0; i < side; i += lanes) {
+                const vf sum = load(sums + next * side + i);
+                store(to + i, add ? sum + load(to + i) : sum);
+            }
+        }
+    }
+};
+
+/// One thread's tiles, all of them whole. 0 to 3: sums   4, 5: tokens   6, 7: weights
+class BlockTiles {
+  public:
+    BlockTiles() {
+        TileShapes shapes;
+        for (int i = 0; i < 8; ++i) shapes.set(i, 16, 16);
+        _tile_loadconfig(&shapes);
+    }
+    ~BlockTiles() { _tile_release(); }
+    BlockTiles(const BlockTiles&) = delete;
+    BlockTiles& operator=(const BlockTiles&) = delete;
+
+    /// sums (+)= x [32, depth] by the weights at `cells`, storing `before` in between.
+    void multiply(const bf16* x, int64_t x_stride, const float* cells, int64_t half, int64_t depth, bool more,
+                  float* sums, Finished& before, bool add) {
+        constexpr int64_t line = side * 4, below = side * 16;
+        if (more) {
+            _tile_loadd(0, sums, line);
+            _tile_loadd(1, sums + 16, line);
+            _tile_loadd(2, sums + below, line);
+            _tile_loadd(3, sums + below + 16, line);
+        } else {
+            _tile_zero(0);
+            _tile_zero(1);
+            _tile_zero(2);
+            _tile_zero(3);
+        }
+        const bf16* lower = x + 16 * x_stride;
+        const float* right = cells + half;
+        for (int64_t k = 0; k < depth; k += side) {
+            _tile_stream_loadd(6, cells, 64);
+            _tile_loadd(4, x + k, x_stride * 2);
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_stream_loadd(7, right, 64);
+            _tile_dpbf16ps(1, 4, 7);
+            _tile_loadd(5, lower + k, x_stride * 2);
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_dpbf16ps(3, 5, 7);
+            cells += tile_cells;
+            right += tile_cells;
+            before.store_rows(add, 4);
+        }
+        before.store_rows(add, side);
+        _tile_stored(0, sums, line);
+        _tile_stored(1, sums + 16, line);
+        _tile_stored(2, sums + below, line);
+        _tile_stored(3, sums + below + 16, line);
+    }
+};
+
+/// Tokens [first, last) by panels [panel, panel + count).
+struct Job {
+    int64_t first, last, panel, count;
+};
+
+/// One thread's scratch: laid out panels, sums, the last tokens.
+struct Room {
+    float *cells, *sums;
+    bf16* rest;
+
+    static int64_t size(const Weights& w, int64_t panels) {
+        return panels * 2 * w.half() + panels * sums_of_block + w.depth() * side / 2;
+    }
+    Room(float* at, const Weights& w, int64_t panels)
+        : cells(at),
+          sums(cells + panels * 2 * w.half()),
+          rest(reinterpret_cast<bf16*>(sums + panels * sums_of_block)) {}
+};
+
+void run(BlockTiles& tiles, const Job& job, const Weights& w, const bf16* x, const Room& room, bool add,
+         bf16* y) {
+    const int64_t depth = w.depth(), panel_cells = 2 * w.half();
+    for (int64_t i = 0; i < job.count; ++i) w.lay_out(job.panel + i, room.cells + i * panel_cells);
+    // Pieces of equal depth, whole tiles each.
+    const int64_t pieces = (depth + most_depth - 1) / most_depth;
+    const int64_t piece = round_up((depth + pieces - 1) / pieces, side);
+    Finished before;
+    for (int64_t t = job.first; t < job.last; t += side) {
+        const int64_t tokens = least(side, job.last - t);
+        const bf16* block = x + t * depth;
+        if (tokens < side) {
+            std::memcpy(room.rest, block, static_cast<size_t>(tokens * depth) * 2);
+            std::memset(room.rest + tokens * depth, 0, static_cast<size_t>((side - tokens) * depth) * 2);
+            block = room.rest;
+        }
+        for (int64_t k = 0; k < depth; k += piece)
+            for (int64_t i = 0; i < job.count; ++i) {
+                float* sums = room.sums + (pieces == 1 ? 0 : i) * sums_of_block;
+                tiles.multiply(block + k, depth, room.cells + i * panel_cells + k * 8, w.half(),
+                               least(piece, depth - k), k > 0, sums, before, add);
+                if (k + piece >= depth)
+                    before = {sums, y + t * w.outputs() + (job.panel + i) * side, w.outputs(), tokens};
+            }
+    }
+    before.store_rows(add, side);
+}
+
+}  // namespace
+
+void multiply_dense(const uint16_t* x, int64_t n, const uint16_t* w, int64_t rows, int64_t columns,
+                    int backward, int add, uint16_t* y) {
+    const Weights weights{w, rows, columns, backward != 0};
+    const int64_t panels = weights.outputs() / side, blocks = (n + side - 1) / side;
+    const int64_t threads = thread_limit();
+    // Panels are what threads share; where they are few, tokens are shared as well, and a panel is laid out
+    // once for each part of them.
+    const int64_t parts = least(blocks, (threads * jobs_per_thread + panels - 1) / panels);
+    const int64_t jobs = parts * panels;
+    const int64_t kept = most(1, least(packed_bytes / (weights.half() * 8), (jobs + threads - 1) / threads));
+    const int64_t room = Room::size(weights, kept);
+    const Scratch<float> scratch(threads * room);
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t i = 0; i < threads; ++i) {
+        BlockTiles tiles;
+        const Room mine(scratch.get() + i * room, weights, kept);
+        const int64_t end = jobs * (i + 1) / threads;
+        for (int64_t next = jobs * i / threads; next < end;) {
+            const int64_t part = next / panels, panel = next % panels;
+            const int64_t count = least(kept, least(panels - panel, end - next));
+            const int64_t first = blocks * part / parts * side, last = blocks * (part + 1) / parts * side;
+            run(tiles, {first, least(n, last), panel, count}, weights, x, mine, add != 0, y);
+            next += count;
+        }
+    }
+}
+
+}  // namespace polyad::kernels::POLYAD_ISA
