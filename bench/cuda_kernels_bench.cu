@@ -400,8 +400,9 @@ void others() {
         v(4 * many, false, 0.01f);
     check(cudaMemsetAsync(v.p, 0, static_cast<size_t>(4 * many), stream));
     s = seconds([&](int) {
-        op.adamw(p.at<float>(), g.at<float>(), m.at<float>(), v.at<float>(), many, 1e-6f, 0.9f, 0.999f, 1e-8f,
-                 0.01f, 0.5f, 0.5f, 1);
+        const AdamwTensor tensor{p.at<float>(), g.at<float>(), m.at<float>(), v.at<float>(), many,
+                                 1e-6f,         0.01f,         0.5f,          0.5f};
+        op.adamw(&tensor, 1, 0.9f, 0.999f, 1e-8f, 1);
     });
     report("adamw 64 Mi", s, 28.0 * many / s / 1e9, "GB/s", 28.0 * many / s / bandwidth, "copy bandwidth");
     const int64_t width = 4096, count = 8192;

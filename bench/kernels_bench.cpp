@@ -323,7 +323,8 @@ void dense_linears(benchmark::State& state) {
         for (size_t i = 0; i < weights.size(); ++i) {
             const auto& l = linears[i % (sizeof linears / sizeof linears[0])];
             for (const int backward : {0, 1})
-                ops().multiply_dense(x.data(), n, weights[i].data(), l.out, l.in, backward, 0, y.data());
+                ops().multiply_dense(x.data(), n, {weights[i].data(), l.out, l.in, backward}, nullptr, 0,
+                                     y.data());
         }
     report(state, flops, 0);
 }
@@ -341,9 +342,8 @@ void adamw(benchmark::State& state) {
     const int64_t n = 2442240;  // rank 8 on all linears of 30 layers
     auto p = floats(n), m = p, v = std::vector<float>(static_cast<size_t>(n), 1.0f);
     const auto g = p;
-    for (auto _ : state)
-        ops().adamw(p.data(), g.data(), m.data(), v.data(), n, 1e-3f, 0.9f, 0.999f, 1e-8f, 0.01f, 0.5f, 0.5f,
-                    1.0f);
+    const AdamwTensor tensor{p.data(), g.data(), m.data(), v.data(), n, 1e-3f, 0.01f, 0.5f, 0.5f};
+    for (auto _ : state) ops().adamw(&tensor, 1, 0.9f, 0.999f, 1e-8f, 1.0f);
     report(state, 0, 28.0 * n);
 }
 

@@ -123,6 +123,24 @@ struct PanelBranch {
     void* y;  ///< [n, rows]
 };
 
+/// One tensor's part of an AdamW step; bias1, bias2: what Adam divides its moments by.
+struct AdamwTensor {
+    float* p;
+    const float* g;
+    float *m, *v;
+    int64_t n;
+    float lr, weight_decay, bias1, bias2;
+};
+
+/// W [rows, columns], bf16, 32 dividing both: y = x W^T, or where backward != 0 y = x W.
+struct DenseWeights {
+    const uint16_t* w;
+    int64_t rows, columns;
+    int backward;
+    int64_t outputs() const { return backward ? columns : rows; }
+    int64_t depth() const { return backward ? rows : columns; }
+};
+
 struct OpTable {
     const char* isa;
 
@@ -149,12 +167,12 @@ struct OpTable {
     /// last of `rows`. A token's result does not depend on the tokens beside it.
     void (*multiply_panels)(Float type, const void* x, Rows rows, int64_t columns,
                             const PanelBranch* branches, int32_t count);
-    /// y [n, rows] (+)= x [n, columns] W^T of dense bf16 W [rows, columns], or, where backward != 0, y [n,
-    /// columns] (+)= x [n, rows] W, for rows and columns that 32 divides. Sums are float32, rounded once; a
-    /// token's result depends neither on the tokens beside it nor on the number of threads. Null where a
-    /// library's product is as fast.
-    void (*multiply_dense)(const uint16_t* x, int64_t n, const uint16_t* w, int64_t rows, int64_t columns,
-                           int backward, int add, uint16_t* y);
+    /// y [n, outputs] (+)= x [n, depth] by dense weights. Sums are float32, rounded once; a token's result
+    /// depends neither on the tokens beside it nor on the number of threads. `next`: the weights of the call
+    /// that probably follows, read into the caches meanwhile; null: not known. Null where a library's product
+    /// is as fast.
+    void (*multiply_dense)(const uint16_t* x, int64_t n, const DenseWeights& weights,
+                           const DenseWeights* next, int add, uint16_t* y);
     void (*to_bf16)(const float* src, uint16_t* dst, int64_t n);
     void (*from_bf16)(const uint16_t* src, float* dst, int64_t n);
 
@@ -267,11 +285,13 @@ struct OpTable {
                           int64_t n, int64_t vocab);
 
     // ---- optimiser ----
-    /// One AdamW step (decoupled weight decay), gradients multiplied by grad_scale first.
-    void (*adamw)(float* p, const float* g, float* m, float* v, int64_t n, float lr, float beta1, float beta2,
-                  float eps, float weight_decay, float bias1, float bias2, float grad_scale);
-    /// Sum of squares in double, same result for any number of threads.
-    double (*sum_squares)(const float* x, int64_t n);
+    /// One AdamW step (decoupled weight decay) of many tensors, gradients multiplied by grad_scale first.
+    /// `tensors` in host memory.
+    void (*adamw)(const AdamwTensor* tensors, int64_t count, float beta1, float beta2, float eps,
+                  float grad_scale);
+    /// Sum of squares over `count` tensors x[i] of n[i] elements (both lists in host memory), in double, same
+    /// result for any number of threads. Waits for a device.
+    double (*sum_squares)(const float* const* x, const int64_t* n, int64_t count);
 
     // ---- devices alone ----
     /// Copies host memory to the device's, queued; `from` may change or go when it returns. `to` starts where

@@ -32,6 +32,9 @@ int64_t round_up(int64_t bytes, int64_t to) {
 /// space only lie apart.
 class Pool {
   public:
+    /// `keeps`: memory given back stays for the next taker, else only its address space does.
+    explicit Pool(bool keeps) : keeps_(keeps) {}
+
     void* take(int64_t bytes) {
         const int64_t size = round_up(bytes, page);
         const std::lock_guard lock(mutex_);
@@ -61,8 +64,11 @@ class Pool {
         const int64_t size = round_up(bytes, page);
         const std::lock_guard lock(mutex_);
         live_ -= size;
-        idle_ += size;
-        insert(reinterpret_cast<uintptr_t>(buffer), size, true);
+        if (keeps_)
+            idle_ += size;
+        else
+            ::madvise(buffer, static_cast<size_t>(size), MADV_DONTNEED);
+        insert(reinterpret_cast<uintptr_t>(buffer), size, keeps_);
     }
 
     void release() {
@@ -143,31 +149,48 @@ class Pool {
         idle_ -= part;
     }
 
+    const bool keeps_;
     std::mutex mutex_;
     std::map<uintptr_t, Block> free_;  ///< by address
     OfSize of_size_[2];                ///< the same by size, [resident]
     int64_t live_ = 0, idle_ = 0, peak_ = 0, taken_ = 0;
 };
 
+// Never destroyed: tensors may outlive every static.
 Pool& pool() {
-    static Pool* const pool = new Pool;  // never destroyed: tensors may outlive every static
+    static Pool* const pool = new Pool(true);
+    return *pool;
+}
+Pool& lasting() {
+    static Pool* const pool = new Pool(false);
     return *pool;
 }
 
-at::Tensor plain_buffer(at::IntArrayRef sizes, const at::TensorOptions& options) {
-    const int64_t bytes = c10::multiply_integers(sizes) * static_cast<int64_t>(options.dtype().itemsize());
-    if (bytes < smallest || !options.device().is_cpu()) return at::empty(sizes, options);
-    return at::from_blob(
-        pool().take(bytes), sizes, [bytes](void* buffer) { pool().give(buffer, bytes); }, options);
+/// With as much memory as a tensor of `roomy` elements.
+at::Tensor from(Pool& pool, at::IntArrayRef sizes, int64_t roomy, const at::TensorOptions& options) {
+    const int64_t bytes = roomy * static_cast<int64_t>(options.dtype().itemsize());
+    at::Tensor out = at::from_blob(
+        pool.take(bytes), sizes, [&pool, bytes](void* buffer) { pool.give(buffer, bytes); }, options);
+    out.storage().unsafeGetStorageImpl()->set_nbytes(static_cast<size_t>(bytes));
+    return out;
+}
+
+/// Worth a pool's while.
+bool pooled(int64_t elements, const at::TensorOptions& options) {
+    return options.device().is_cpu() &&
+           elements * static_cast<int64_t>(options.dtype().itemsize()) >= smallest;
 }
 
 }  // namespace
 
 at::Tensor new_buffer(at::IntArrayRef sizes, const at::TensorOptions& options) {
-    const int64_t rows = sizes.size() == 2 ? padded_rows(sizes[0]) : 0;
-    if (rows == 0 || rows == sizes[0]) return plain_buffer(sizes, options);
+    const bool matrix = sizes.size() == 2 && options.device().is_cpu();
+    const int64_t elements = c10::multiply_integers(sizes),
+                  roomy = matrix ? padded_rows(sizes[0]) * sizes[1] : elements;
+    if (pooled(roomy, options)) return from(pool(), sizes, roomy, options);
+    if (roomy == elements) return at::empty(sizes, options);
     // Detached: autograd shall not take it for a view.
-    return plain_buffer({rows, sizes[1]}, options).narrow(0, 0, sizes[0]).detach();
+    return at::empty({padded_rows(sizes[0]), sizes[1]}, options).narrow(0, 0, sizes[0]).detach();
 }
 
 at::Tensor new_buffer_like(const at::Tensor& t) {
@@ -179,9 +202,8 @@ at::Tensor new_zeros(at::IntArrayRef sizes, const at::TensorOptions& options) {
 }
 
 at::Tensor new_lasting(at::IntArrayRef sizes, const at::TensorOptions& options) {
-    at::Tensor out = at::empty(sizes, options);
-    if (out.is_cpu()) prefer_huge_pages(out.data_ptr(), static_cast<int64_t>(out.nbytes()));
-    return out;
+    const int64_t elements = c10::multiply_integers(sizes);
+    return pooled(elements, options) ? from(lasting(), sizes, elements, options) : at::empty(sizes, options);
 }
 
 BufferUse buffer_use() {

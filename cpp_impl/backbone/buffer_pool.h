@@ -17,8 +17,8 @@ at::Tensor new_buffer_like(const at::Tensor& t);
 /// Zeros.
 at::Tensor new_zeros(at::IntArrayRef sizes, const at::TensorOptions& options);
 
-/// Not of the pool: uninitialised memory for what stays and is read in order (weights, cached keys), on the
-/// CPU in pages as large as the system has them.
+/// Uninitialised memory for what stays (weights, cached keys), on the CPU side by side in pages as large as
+/// the system has them; it goes back to the system with the last reference.
 at::Tensor new_lasting(at::IntArrayRef sizes, const at::TensorOptions& options);
 
 struct BufferUse {

@@ -5,6 +5,9 @@
 #include <ATen/ops/mm.h>
 #include <ATen/ops/zeros.h>
 
+#include <map>
+#include <utility>
+
 #include "kernels/op_table.h"
 
 namespace polyad {
@@ -24,17 +27,38 @@ at::Tensor extended(const at::Tensor& t, int64_t count) {
     return t.as_strided({count, t.size(1)}, {t.size(1), 1});
 }
 
+/// The weights of one step are those of the next, in the same order: what a thread multiplied after each
+/// matrix the last time. Kept as addresses, which are never read but only asked for.
+class WeightOrder {
+  public:
+    /// Notes that `weights` are multiplied now. What may follow, or null.
+    const kernels::DenseWeights* visit(const kernels::DenseWeights& weights) {
+        const Key key{weights.w, weights.backward};
+        if (followed_by_.size() >= most_kept) followed_by_.clear();
+        followed_by_[last_] = weights;
+        last_ = key;
+        const auto found = followed_by_.find(key);
+        return found == followed_by_.end() ? nullptr : &found->second;
+    }
+
+  private:
+    using Key = std::pair<const uint16_t*, int>;
+    static constexpr size_t most_kept = 4096;
+    std::map<Key, kernels::DenseWeights> followed_by_;
+    Key last_{nullptr, 0};
+};
+thread_local WeightOrder weight_order;
+
 /// The product by our own kernel where the machine's set has one for it.
-bool multiplied(at::Tensor& out, const at::Tensor& x, const at::Tensor& m, bool accumulate) {
+bool multiplied(at::Tensor& out, const at::Tensor& x, const at::Tensor& weight, Way way, bool accumulate) {
     const auto product = kernels::ops().multiply_dense;
     if (!product || !x.is_cpu() || x.scalar_type() != at::kBFloat16 || x.size(0) <= few ||
-        m.size(0) % tile_columns != 0 || m.size(1) % tile_columns != 0)
+        weight.size(0) % tile_columns != 0 || weight.size(1) % tile_columns != 0 || !weight.is_contiguous() ||
+        !x.is_contiguous() || !out.is_contiguous())
         return false;
-    const bool backward = m.is_contiguous();
-    const at::Tensor w = backward ? m : m.t();
-    if (!w.is_contiguous() || !x.is_contiguous() || !out.is_contiguous()) return false;
     const auto cells = [](const at::Tensor& t) { return static_cast<const uint16_t*>(t.const_data_ptr()); };
-    product(cells(x), x.size(0), cells(w), w.size(0), w.size(1), backward, accumulate,
+    const kernels::DenseWeights weights{cells(weight), weight.size(0), weight.size(1), way == Way::backward};
+    product(cells(x), x.size(0), weights, weight_order.visit(weights), accumulate,
             static_cast<uint16_t*>(out.data_ptr()));
     return true;
 }
@@ -49,8 +73,10 @@ int64_t padded_rows(int64_t n) {
     return (n + step - 1) / step * step;
 }
 
-void multiply_rows(at::Tensor& out, const at::Tensor& x, const at::Tensor& m, bool accumulate, bool room) {
-    if (multiplied(out, x, m, accumulate)) return;
+void multiply_rows(at::Tensor& out, const at::Tensor& x, const at::Tensor& weight, Way way, bool accumulate,
+                   bool room) {
+    if (multiplied(out, x, weight, way, accumulate)) return;
+    const at::Tensor m = way == Way::forward ? weight.t() : weight;
     const auto direct = [&](int64_t begin, int64_t count) {
         at::Tensor part = out.narrow(0, begin, count);
         if (accumulate)

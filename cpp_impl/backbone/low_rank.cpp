@@ -136,20 +136,32 @@ Update prepare_banks(const LowRank& raw, const at::Tensor& x, int64_t d_out, int
     return update;
 }
 
+/// Contiguous, without history.
+at::Tensor in_dtype(const at::Tensor& factor, at::ScalarType dtype) {
+    const at::Tensor from = factor.detach().contiguous();
+    if (from.scalar_type() == dtype) return from;
+    if (from.scalar_type() != at::kFloat || dtype != at::kBFloat16) return from.to(dtype);
+    at::Tensor out = new_buffer(from.sizes(), from.options().dtype(dtype));
+    ops_of(from).to_bf16(from.data_ptr<float>(), static_cast<uint16_t*>(out.data_ptr()), from.numel());
+    return out;
+}
+
 Update prepare(const LowRank& raw, const at::Tensor& x, int64_t d_out, const RowBegin& rows) {
     const auto row_count = static_cast<int64_t>(rows.size()) - 1;
     if (!raw.banks.empty()) return prepare_banks(raw, x, d_out, row_count);
-    check(raw.a.dim() == 3 && raw.b.dim() == 3, "a is [groups, R, d_in] and b [groups, d_out, R]");
-    check(raw.a.size(2) == x.size(1) && raw.b.size(1) == d_out, "a or b does not fit the site");
-    check(raw.a.size(0) == raw.b.size(0), "a and b have different numbers of groups");
+    const int64_t dims = raw.a.dim(), groups = dims == 3 ? raw.a.size(0) : 1;
+    check((dims == 2 || dims == 3) && raw.b.dim() == dims,
+          "a is [groups, R, d_in] and b [groups, d_out, R], or both without groups");
+    check(raw.a.size(-1) == x.size(1) && raw.b.size(-2) == d_out, "a or b does not fit the site");
+    check(dims == 2 || raw.b.size(0) == groups, "a and b have different numbers of groups");
     Update update;
     const auto dtype = x.scalar_type();
     update.a_dtype = raw.a.scalar_type();
     update.b_dtype = raw.b.scalar_type();
-    update.a = raw.a.detach().to(dtype).contiguous();
-    update.b = raw.b.detach().to(dtype).contiguous();
+    update.a = in_dtype(raw.a, dtype);
+    update.b = in_dtype(raw.b, dtype);
     update.scale = raw.scale;
-    set_groups(update, raw, raw.a.size(0), row_count);
+    set_groups(update, raw, groups, row_count);
     if (raw.input.defined()) {
         check(raw.input.sizes() == x.sizes() && raw.input.scalar_type() == dtype,
               "input differs from x in shape or dtype");
@@ -158,8 +170,8 @@ Update prepare(const LowRank& raw, const at::Tensor& x, int64_t d_out, const Row
     kernels::GateShape& shape = update.shape;
     shape.kind = kernel_kind(raw.gate_kind);
     shape.per_token = raw.gate_per_token;
-    shape.ranks_in = raw.a.size(1);
-    shape.ranks_out = raw.b.size(2);
+    shape.ranks_in = raw.a.size(-2);
+    shape.ranks_out = raw.b.size(-1);
     if (raw.gate_kind == Gate::none) {
         check(shape.ranks_in == shape.ranks_out, "a and b have different ranks");
         return update;
@@ -307,7 +319,7 @@ class AdaptedLinearNode final : public SavedNode {
                 const at::Tensor weight = branches[i].weight->dense();
                 const bool add = result[0].defined();
                 if (!add) result[0] = new_buffer({dy.size(0), weight.size(1)}, dy.options());
-                multiply_rows(result[0], dy, weight, add, true);
+                multiply_rows(result[0], dy, weight, Way::backward, add, true);
             }
             for (Update& update : branches[i].updates) {
                 one(update, dy, result, slot);

@@ -87,7 +87,7 @@ at::Tensor head_nll(const at::Tensor& hidden, const FrozenMatrix& head, const st
             if (!recorded) continue;
             at::Tensor chunk = dhidden.narrow(0, begin, n);
             if (!product.is_same(logits)) product.copy_(logits);
-            multiply_rows(chunk, product, head.dense(), false);
+            multiply_rows(chunk, product, head.dense(), Way::backward, false);
         }
     }
     if (!recorded) return nll;

@@ -109,7 +109,7 @@ void FrozenMatrix::expand_row(int64_t row, void* out) const {
 at::Tensor FrozenMatrix::expand(int64_t begin, int64_t end, bool scratch) const {
     if (blocks_.defined()) return expand_blocks(blocks_.narrow(0, begin, end - begin), scratch);
     at::Tensor out = scratch ? scratch_matrix(at::kCPU, dtype_, end - begin, columns_)
-                             : at::empty({end - begin, columns_}, at::TensorOptions().dtype(dtype_));
+                             : new_lasting({end - begin, columns_}, at::TensorOptions().dtype(dtype_));
     auto* data = static_cast<std::byte*>(out.data_ptr());
     const int64_t stride = columns_ * static_cast<int64_t>(out.element_size());
     at::parallel_for(begin, end, rows_per_task, [&](int64_t first, int64_t last) {
@@ -149,7 +149,7 @@ at::Tensor FrozenMatrix::multiply(const at::Tensor& x) const {
                                         float_of(x.scalar_type()), x.const_data_ptr(), x.size(0), rows_,
                                         columns_, y.data_ptr());
     else
-        multiply_rows(y, x, dense().t(), false, true);
+        multiply_rows(y, x, dense(), Way::forward, false, true);
     return y;
 }
 

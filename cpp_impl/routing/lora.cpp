@@ -92,8 +92,8 @@ class Lora final : public SiteMethod {
     /// The update of a site; `gate` [rows, 1] when rows bring weights of their own.
     LowRank update(size_t at, const at::Tensor& gate) const {
         LowRank update;
-        update.a = value(down_[at]).unsqueeze(0);
-        update.b = value(up_[at]).unsqueeze(0);
+        update.a = value(down_[at]);
+        update.b = value(up_[at]);
         update.scale = scale_;
         if (gate.defined()) {
             update.gate_kind = Gate::diagonal;

@@ -153,24 +153,38 @@ class LoraSet final : public SiteMethod {
     std::vector<LowRank> update(size_t site, const at::Tensor& weights,
                                 const std::vector<int64_t>& used) const {
         const Place& place = places_[site];
-        if (place.ranks == 0) return {};
-        std::vector<int64_t> column;
-        std::vector<at::Tensor> a, b;
+        std::vector<int64_t> present, of_rank;  // adapters with ranks here; of each rank its adapter
         for (const int64_t k : used) {
-            const int64_t begin = place.begin[static_cast<size_t>(k)],
-                          ranks = place.begin[static_cast<size_t>(k) + 1] - begin;
-            if (ranks == 0) continue;
-            column.insert(column.end(), static_cast<size_t>(ranks), k);
-            a.push_back(value(place.down).narrow(0, begin, ranks));
-            b.push_back(value(place.up).narrow(1, begin, ranks));
+            const int64_t ranks = place.ranks_of(k);
+            if (ranks > 0) present.push_back(k);
+            of_rank.insert(of_rank.end(), static_cast<size_t>(ranks), k);
         }
-        if (column.empty()) return {};
-        const bool whole = static_cast<int64_t>(column.size()) == place.ranks;
+        if (present.empty()) return {};
         LowRank update;
-        update.a = (whole ? value(place.down) : at::cat(a, 0)).unsqueeze(0);
-        update.b = (whole ? value(place.up) : at::cat(b, 1)).unsqueeze(0);
+        const auto ranks = static_cast<int64_t>(of_rank.size());
+        if (ranks == place.ranks) {
+            update.a = value(place.down);
+            update.b = value(place.up);
+        } else {
+            std::vector<at::Tensor> a, b;
+            for (const int64_t k : present) {
+                a.push_back(
+                    value(place.down).narrow(0, place.begin[static_cast<size_t>(k)], place.ranks_of(k)));
+                b.push_back(
+                    value(place.up).narrow(1, place.begin[static_cast<size_t>(k)], place.ranks_of(k)));
+            }
+            update.a = at::cat(a, 0);
+            update.b = at::cat(b, 1);
+        }
         update.gate_kind = Gate::diagonal;
-        update.gate = weights.index_select(1, list(column));
+        const auto adapters = static_cast<int64_t>(present.size());
+        const bool even = std::all_of(present.begin(), present.end(), [&](int64_t k) {
+            return place.ranks_of(k) * adapters == ranks;  // one weight then covers all its ranks
+        });
+        if (even && adapters == skill_count())
+            update.gate = weights;
+        else
+            update.gate = weights.index_select(1, list(even ? present : of_rank));
         return {std::move(update)};
     }
     using SiteMethod::position;
@@ -180,6 +194,10 @@ class LoraSet final : public SiteMethod {
         size_t down = 0, up = 0;     ///< parameter indices
         int64_t ranks = 0;           ///< of all adapters together
         std::vector<int64_t> begin;  ///< [adapters + 1] first rank of each
+
+        int64_t ranks_of(int64_t adapter) const {
+            return begin[static_cast<size_t>(adapter) + 1] - begin[static_cast<size_t>(adapter)];
+        }
     };
 
     at::Tensor even_rows(int64_t rows) const {

@@ -65,7 +65,7 @@ class MoR1E final : public TokenRoutedMethod {
         route.trace(sites_[site], "weights", c);
         LowRank update;
         const Factors pair = ready_.get(site, x.scalar_type(), [&]() -> Factors {
-            return {value(down_[site]).unsqueeze(0), value(up_[site]).unsqueeze(0)};
+            return {value(down_[site]), value(up_[site])};
         });
         update.a = pair.a;
         update.b = pair.b;

@@ -33,13 +33,14 @@ Factors fold(const std::vector<LowRank>& updates, int64_t row) {
         const auto index = static_cast<size_t>(row);
         const int64_t group = update.group_of_row.empty() ? 0 : update.group_of_row.at(index);
         POLYAD_CHECK(group >= 0 && update.gate_kind != Gate::full && !update.gate_per_token);
-        at::Tensor b = update.b.select(0, group);
+        const auto of_group = [&](const at::Tensor& t) { return t.dim() == 2 ? t : t.select(0, group); };
+        at::Tensor b = of_group(update.b);
         if (update.gate_kind == Gate::diagonal) {
             const int64_t width = update.gate.size(1);
             b = (b.reshape({b.size(0), width, -1}) * update.gate.select(0, row).view({1, width, 1}))
                     .flatten(1);
         }
-        down.push_back(update.a.select(0, group));
+        down.push_back(of_group(update.a));
         up.push_back(update.scale == 1.0 ? b : b * update.scale);
     }
     if (down.size() == 1) return {down[0], up[0]};

@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "backbone/cuda.h"
 #include "backbone/device.h"
 #include "base/error.h"
 #include "kernels/op_table.h"
@@ -40,70 +39,48 @@ Optimiser::Optimiser(const std::vector<Parameter>& parameters, const OptimiserOp
 }
 
 double Optimiser::gradient_norm() const {
-    double sum = 0.0;
-    if (const kernels::CudaOps* more = many()) {  // one launch and one wait instead of one per parameter
-        std::vector<at::Tensor> kept;
-        std::vector<const float*> data;
-        std::vector<int64_t> sizes;
-        for (const Moments& moments : state_) {
-            at::Tensor gradient = dense_gradient(moments);
-            if (!gradient.defined()) continue;
-            data.push_back(gradient.const_data_ptr<float>());
-            sizes.push_back(gradient.numel());
-            kept.push_back(std::move(gradient));
-        }
-        sum = more->sum_squares_many(data.data(), sizes.data(), static_cast<int64_t>(sizes.size()));
-        check_device(state_.front().value.device());
-        return std::sqrt(sum);
-    }
+    std::vector<at::Tensor> kept;
+    std::vector<const float*> data;
+    std::vector<int64_t> sizes;
     for (const Moments& moments : state_) {
-        const at::Tensor gradient = dense_gradient(moments);
-        if (gradient.defined())
-            sum += ops_of(gradient).sum_squares(gradient.const_data_ptr<float>(), gradient.numel());
+        at::Tensor gradient = dense_gradient(moments);
+        if (!gradient.defined()) continue;
+        data.push_back(gradient.const_data_ptr<float>());
+        sizes.push_back(gradient.numel());
+        kept.push_back(std::move(gradient));
     }
+    if (kept.empty()) return 0.0;
+    const double sum =
+        ops_of(kept.front()).sum_squares(data.data(), sizes.data(), static_cast<int64_t>(sizes.size()));
+    check_device(kept.front().device());
     return std::sqrt(sum);
 }
 
-const kernels::CudaOps* Optimiser::many() const {
-    return state_.empty() ? nullptr : cuda_ops(state_.front().value.device());
-}
-
 void Optimiser::step(double factor, double gradient_scale) {
-    const kernels::CudaOps* more = many();
     std::vector<kernels::AdamwTensor> tensors;
     std::vector<at::Tensor> kept;
     std::vector<Moments*> stepped;
     for (Moments& moments : state_) {
-        const at::Tensor gradient = dense_gradient(moments);
+        at::Tensor gradient = dense_gradient(moments);
         if (!gradient.defined()) continue;
-        stepped.push_back(&moments);
         const GroupOptions& group = options_.group(moments.group);
         const auto steps = static_cast<double>(moments.steps + 1);
-        const double bias1 = 1.0 - std::pow(options_.beta1, steps);
-        const double bias2 = 1.0 - std::pow(options_.beta2, steps);
-        if (more) {
-            tensors.push_back(
-                {static_cast<float*>(moments.value.data_ptr()), gradient.const_data_ptr<float>(),
-                 moments.first.data_ptr<float>(), moments.second.data_ptr<float>(), moments.value.numel(),
-                 static_cast<float>(group.learning_rate * factor), static_cast<float>(group.weight_decay),
-                 static_cast<float>(bias1), static_cast<float>(bias2)});
-            kept.push_back(gradient);
-            continue;
-        }
         // Through data_ptr, past autograd's version counter: no graph is alive between backward and here.
-        ops_of(gradient).adamw(
-            static_cast<float*>(moments.value.data_ptr()), gradient.const_data_ptr<float>(),
-            moments.first.data_ptr<float>(), moments.second.data_ptr<float>(), moments.value.numel(),
-            static_cast<float>(group.learning_rate * factor), static_cast<float>(options_.beta1),
-            static_cast<float>(options_.beta2), static_cast<float>(options_.epsilon),
-            static_cast<float>(group.weight_decay), static_cast<float>(bias1), static_cast<float>(bias2),
-            static_cast<float>(gradient_scale));
+        tensors.push_back({static_cast<float*>(moments.value.data_ptr()), gradient.const_data_ptr<float>(),
+                           moments.first.data_ptr<float>(), moments.second.data_ptr<float>(),
+                           moments.value.numel(), static_cast<float>(group.learning_rate * factor),
+                           static_cast<float>(group.weight_decay),
+                           static_cast<float>(1.0 - std::pow(options_.beta1, steps)),
+                           static_cast<float>(1.0 - std::pow(options_.beta2, steps))});
+        kept.push_back(std::move(gradient));
+        stepped.push_back(&moments);
     }
-    if (!tensors.empty())
-        more->adamw_many(tensors.data(), static_cast<int64_t>(tensors.size()),
-                         static_cast<float>(options_.beta1), static_cast<float>(options_.beta2),
-                         static_cast<float>(options_.epsilon), static_cast<float>(gradient_scale));
-    if (!state_.empty()) check_device(state_.front().value.device());
+    if (tensors.empty()) return;
+    ops_of(kept.front())
+        .adamw(tensors.data(), static_cast<int64_t>(tensors.size()), static_cast<float>(options_.beta1),
+               static_cast<float>(options_.beta2), static_cast<float>(options_.epsilon),
+               static_cast<float>(gradient_scale));
+    check_device(kept.front().device());
     for (Moments* moments : stepped) ++moments->steps;  // a step that could not be queued is none
 }
 

@@ -59,9 +59,6 @@ class Optimiser {
     const std::vector<Moments>& state() const { return state_; }
 
   private:
-    /// What takes all parameters in one call, on devices that have it.
-    const kernels::CudaOps* many() const;
-
     OptimiserOptions options_;
     std::vector<Moments> state_;
 };

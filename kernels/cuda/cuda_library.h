@@ -42,15 +42,6 @@ struct Sampling {
     double draw;               ///< uniform in [0, 1)
 };
 
-/// One tensor's part of an AdamW step, as OpTable::adamw has it.
-struct AdamwTensor {
-    float* p;
-    const float* g;
-    float *m, *v;
-    int64_t n;
-    float lr, weight_decay, bias1, bias2;
-};
-
 /// Operators beyond the common table. Pointers as there.
 struct CudaOps {
     /// token[i] of logits [n, vocab]: options[i]; the ids seen[seen_rows.begin[i] ...) are penalised (prompt
@@ -62,11 +53,6 @@ struct CudaOps {
     /// a tie. member lies on the device.
     void (*nearest)(const float* points, const float* centroids, int64_t n, int64_t clusters, int64_t width,
                     int spherical, int32_t* member);
-    /// OpTable::adamw of many tensors in one launch. `tensors` in host memory.
-    void (*adamw_many)(const AdamwTensor* tensors, int64_t count, float beta1, float beta2, float eps,
-                       float grad_scale);
-    /// Sum of squares over many tensors; x and n in host memory. Waits for the device. Same bits every time.
-    double (*sum_squares_many)(const float* const* x, const int64_t* n, int64_t count);
 };
 
 struct CudaLibrary {

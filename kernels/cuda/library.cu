@@ -251,7 +251,7 @@ OpTable table() {
 }
 
 const OpTable ops = table();
-const CudaOps more = {sample, nearest, adamw_many, sum_squares_many};
+const CudaOps more = {sample, nearest};
 const CudaLibrary library = {
     POLYAD_VERSION, device_count, device_info,   &ops,           &more,       use_stream, take_error,
     set_reclaim,    allocate,     release,       copy,           zero,        synchronise, stream_create,

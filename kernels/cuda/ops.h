@@ -78,12 +78,8 @@ void sample(const float* logits, const Sampling* options, const int32_t* seen, R
             int64_t vocab, int32_t* token);
 
 // optimiser.cu
-void adamw(float* p, const float* g, float* m, float* v, int64_t n, float lr, float beta1, float beta2,
-           float eps, float weight_decay, float bias1, float bias2, float grad_scale);
-void adamw_many(const AdamwTensor* tensors, int64_t count, float beta1, float beta2, float eps,
-                float grad_scale);
-double sum_squares(const float* x, int64_t n);
-double sum_squares_many(const float* const* x, const int64_t* n, int64_t count);
+void adamw(const AdamwTensor* tensors, int64_t count, float beta1, float beta2, float eps, float grad_scale);
+double sum_squares(const float* const* x, const int64_t* n, int64_t count);
 
 // mixing.cu
 void mix_factors(Float type, const FactorMix& mix, const float* bank, const float* weights, int add,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// AdamW and sums of squares over one tensor or many: blocks are shared out over the tensors' elements.
+// AdamW and sums of squares over many tensors: blocks are shared out over the tensors' elements.
 #include "kernels/cuda/ops.h"
 #include "kernels/cuda/tile.cuh"
 
@@ -73,7 +73,7 @@ std::vector<int32_t> first_pieces(int64_t count, int64_t (*size)(const void*, in
 
 }  // namespace
 
-void adamw_many(const AdamwTensor* tensors, int64_t count, float beta1, float beta2, float eps,
+void adamw(const AdamwTensor* tensors, int64_t count, float beta1, float beta2, float eps,
                 float grad_scale) {
     run("adamw", [&](Call& call) {
         const std::vector<int32_t> first = first_pieces(
@@ -86,13 +86,7 @@ void adamw_many(const AdamwTensor* tensors, int64_t count, float beta1, float be
     });
 }
 
-void adamw(float* p, const float* g, float* m, float* v, int64_t n, float lr, float beta1, float beta2,
-           float eps, float weight_decay, float bias1, float bias2, float grad_scale) {
-    const AdamwTensor one{p, g, m, v, n, lr, weight_decay, bias1, bias2};
-    adamw_many(&one, 1, beta1, beta2, eps, grad_scale);
-}
-
-double sum_squares_many(const float* const* x, const int64_t* n, int64_t count) {
+double sum_squares(const float* const* x, const int64_t* n, int64_t count) {
     double result = 0.0;
     run("sum_squares", [&](Call& call) {
         std::vector<Input> inputs;
@@ -112,10 +106,6 @@ double sum_squares_many(const float* const* x, const int64_t* n, int64_t count) 
         check(cudaStreamSynchronize(call.stream()), call.name());
     });
     return result;
-}
-
-double sum_squares(const float* x, int64_t n) {
-    return sum_squares_many(&x, &n, 1);
 }
 
 }  // namespace polyad::kernels::cuda

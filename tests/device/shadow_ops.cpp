@@ -319,17 +319,23 @@ OpTable make() {
             cpu().cross_entropy(host(logits), targets.now().data(), eps, host(nll), gradient, n, vocab);
         });
     };
-    t.adamw = [](float* p, const float* g, float* m, float* v, int64_t n, float lr, float beta1, float beta2,
-                 float eps, float decay, float bias1, float bias2, float scale) {
+    t.adamw = [](const AdamwTensor* tensors, int64_t count, float beta1, float beta2, float eps,
+                 float scale) {
         if (fails()) return;
-        shadow_run([=] {
-            cpu().adamw(host(p), host(g), host(m), host(v), n, lr, beta1, beta2, eps, decay, bias1, bias2,
-                        scale);
-        });
+        std::vector<AdamwTensor> all(tensors, tensors + count);
+        for (AdamwTensor& tensor : all) {
+            tensor.p = host(tensor.p);
+            tensor.g = host(tensor.g);
+            tensor.m = host(tensor.m);
+            tensor.v = host(tensor.v);
+        }
+        shadow_run([=] { cpu().adamw(all.data(), count, beta1, beta2, eps, scale); });
     };
-    t.sum_squares = [](const float* x, int64_t n) {
+    t.sum_squares = [](const float* const* x, const int64_t* n, int64_t count) {
         shadow_refuse("sum_squares, which waits");
-        return cpu().sum_squares(host(x), n);
+        std::vector<const float*> all(x, x + count);
+        for (const float*& one : all) one = host(one);
+        return cpu().sum_squares(all.data(), n, count);
     };
     return t;
 }

@@ -85,13 +85,13 @@ TEST(FrozenGemm, RoomChangesNothing) {
         roomy.copy_(x);
         const at::Tensor wanted = at::mm(x, m);
         at::Tensor plain = at::zeros({rows, 64}, floats), in_place = new_buffer({rows, 64}, floats);
-        multiply_rows(plain, x, m, false);
-        multiply_rows(in_place, roomy, m, false, true);
+        multiply_rows(plain, x, m, Way::backward, false);
+        multiply_rows(in_place, roomy, m, Way::backward, false, true);
         EXPECT_TRUE(plain.allclose(wanted, 1e-4, 1e-4)) << rows;
         EXPECT_TRUE(in_place.allclose(wanted, 1e-4, 1e-4)) << rows;
-        multiply_rows(in_place, roomy, m, true, true);
+        multiply_rows(in_place, roomy, m, Way::backward, true, true);
         EXPECT_TRUE(in_place.allclose(2 * wanted, 1e-4, 1e-4)) << rows;
-        multiply_rows(in_place, x, m, false, true);  // x without room
+        multiply_rows(in_place, x, m, Way::backward, false, true);  // x without room
         EXPECT_TRUE(in_place.allclose(wanted, 1e-4, 1e-4)) << rows;
     }
 }
@@ -108,10 +108,10 @@ TEST(FrozenGemm, NothingComesFromBehindTheLastRow) {
         for (const int64_t rows : {3, 16, 19, 32, 33, 64, 82, 256, 300}) {
             const at::Tensor m = at::ones({columns, 64}, halves), x = ones(rows, columns);
             at::Tensor out = ones(rows, 64);
-            multiply_rows(out, x, m, false, true);
+            multiply_rows(out, x, m, Way::backward, false, true);
             const at::Tensor wanted = at::full({rows, 64}, static_cast<double>(columns), halves);
             EXPECT_TRUE(out.equal(wanted)) << rows << " rows of " << columns;
-            multiply_rows(out, x, m, true, true);
+            multiply_rows(out, x, m, Way::backward, true, true);
             EXPECT_TRUE(out.equal(wanted * 2)) << rows << " rows of " << columns;
         }
 }

@@ -23,8 +23,9 @@ class KernelsDense : public testing::TestWithParam<std::tuple<const OpTable*, Sh
         if (!op.multiply_dense) GTEST_SKIP() << "the " << op.isa << " set leaves these to a library";
     }
     void multiply(const Buffer& x, int64_t n, bool backward, bool add, Buffer& y) const {
-        op.multiply_dense(static_cast<const uint16_t*>(x.data()), n, static_cast<const uint16_t*>(w.data()),
-                          rows, columns, backward, add, static_cast<uint16_t*>(y.data()));
+        const DenseWeights weights{static_cast<const uint16_t*>(w.data()), rows, columns, backward};
+        op.multiply_dense(static_cast<const uint16_t*>(x.data()), n, weights, &weights, add,
+                          static_cast<uint16_t*>(y.data()));
     }
 
     const OpTable& op = *std::get<0>(GetParam());

@@ -368,44 +368,67 @@ TEST_P(Kernels, CrossEntropyAndItsGradient) {
 }
 
 TEST_P(Kernels, AdamWTakesTheTextbookStep) {
-    for (const int64_t n : {1, 17, 1000, 40000}) {
-        auto p = Buffer::random(Float::f32, n, random), g = Buffer::random(Float::f32, n, random);
-        auto m = Buffer::random(Float::f32, n, random), v = Buffer::random(Float::f32, n, random);
-        for (int64_t i = 0; i < n; ++i) v.set(i, v.get(i) * v.get(i));
-        const double lr = 1e-2, b1 = 0.9, b2 = 0.99, eps = 1e-8, decay = 0.1, c1 = 0.271, c2 = 0.03,
-                     scale = 0.5;
-        std::vector<double> ep, em, ev;
+    const double b1 = 0.9, b2 = 0.99, eps = 1e-8, scale = 0.5;
+    std::vector<Buffer> p, g, m, v;
+    std::vector<std::vector<double>> ep, em, ev;
+    std::vector<AdamwTensor> tensors;
+    const std::vector<int64_t> sizes{1, 17, 0, 4096, 1000, 40000};
+    for (size_t k = 0; k < sizes.size(); ++k) {
+        const int64_t n = sizes[k];
+        for (auto* list : {&p, &g, &m, &v}) list->push_back(Buffer::random(Float::f32, n, random));
+        for (auto* list : {&ep, &em, &ev}) list->emplace_back();
+        // Each tensor has options of its own.
+        const double lr = 1e-2 * static_cast<double>(k + 1), decay = k % 2 ? 0.1 : 0.0, c1 = 0.271,
+                     c2 = 0.03 * static_cast<double>(k + 1);
         for (int64_t i = 0; i < n; ++i) {
-            const double gradient = g.get(i) * scale;
-            em.push_back(b1 * m.get(i) + (1 - b1) * gradient);
-            ev.push_back(b2 * v.get(i) + (1 - b2) * gradient * gradient);
-            ep.push_back(p.get(i) * (1 - lr * decay) -
-                         lr * (em.back() / c1) / (std::sqrt(ev.back() / c2) + eps));
+            v[k].set(i, v[k].get(i) * v[k].get(i));
+            const double gradient = g[k].get(i) * scale;
+            em[k].push_back(b1 * m[k].get(i) + (1 - b1) * gradient);
+            ev[k].push_back(b2 * v[k].get(i) + (1 - b2) * gradient * gradient);
+            ep[k].push_back(p[k].get(i) * (1 - lr * decay) -
+                            lr * (em[k].back() / c1) / (std::sqrt(ev[k].back() / c2) + eps));
         }
-        op.adamw(p.floats(), g.floats(), m.floats(), v.floats(), n, 1e-2f, 0.9f, 0.99f, 1e-8f, 0.1f, 0.271f,
-                 0.03f, 0.5f);
-        expect_near(p, ep, 2e-6, "p");
-        expect_near(m, em, 2e-6, "m");
-        expect_near(v, ev, 2e-6, "v");
+        tensors.push_back({nullptr, nullptr, nullptr, nullptr, n, static_cast<float>(lr),
+                           static_cast<float>(decay), static_cast<float>(c1), static_cast<float>(c2)});
     }
+    for (size_t k = 0; k < sizes.size(); ++k) {
+        tensors[k].p = p[k].floats();
+        tensors[k].g = g[k].floats();
+        tensors[k].m = m[k].floats();
+        tensors[k].v = v[k].floats();
+    }
+    op.adamw(tensors.data(), static_cast<int64_t>(tensors.size()), 0.9f, 0.99f, 1e-8f, 0.5f);
+    for (size_t k = 0; k < sizes.size(); ++k) {
+        expect_near(p[k], ep[k], 2e-6, "p");
+        expect_near(m[k], em[k], 2e-6, "m");
+        expect_near(v[k], ev[k], 2e-6, "v");
+    }
+    op.adamw(nullptr, 0, 0.9f, 0.99f, 1e-8f, 0.5f);
 }
 
 TEST_P(Kernels, SumOfSquaresDoesNotDependOnThreads) {
+    std::vector<Buffer> x;
+    std::vector<const float*> data;
+    std::vector<int64_t> sizes;
+    double expected = 0;
     for (const int64_t n : {0, 1, 15, 4096, 4097, 200003}) {
-        auto x = Buffer::random(Float::f32, n, random);
-        double expected = 0;
-        for (int64_t i = 0; i < n; ++i) expected += x.get(i) * x.get(i);
-        const double got = op.sum_squares(x.floats(), n);
-        EXPECT_NEAR(got, expected, 1e-12 * expected);
-#if defined(_OPENMP)
-        const int before = omp_get_max_threads();
-        for (const int threads : {1, 2, 5}) {
-            omp_set_num_threads(threads);
-            EXPECT_EQ(op.sum_squares(x.floats(), n), got) << threads;
-        }
-        omp_set_num_threads(before);
-#endif
+        x.push_back(Buffer::random(Float::f32, n, random));
+        sizes.push_back(n);
+        for (int64_t i = 0; i < n; ++i) expected += x.back().get(i) * x.back().get(i);
     }
+    for (Buffer& one : x) data.push_back(one.floats());
+    const auto count = static_cast<int64_t>(sizes.size());
+    const double got = op.sum_squares(data.data(), sizes.data(), count);
+    EXPECT_NEAR(got, expected, 1e-12 * expected);
+    EXPECT_EQ(op.sum_squares(nullptr, nullptr, 0), 0.0);
+#if defined(_OPENMP)
+    const int before = omp_get_max_threads();
+    for (const int threads : {1, 2, 5}) {
+        omp_set_num_threads(threads);
+        EXPECT_EQ(op.sum_squares(data.data(), sizes.data(), count), got) << threads;
+    }
+    omp_set_num_threads(before);
+#endif
 }
 
 }  // namespace

@@ -16,33 +16,80 @@ constexpr int64_t packed_bytes = int64_t{1} << 20;  // panels a thread keeps lai
 constexpr int64_t most_depth = 640;                 // values of 32 tokens that the L1 cache holds
 constexpr int64_t jobs_per_thread = 3;
 
-/// W [rows, columns]; y = x W^T, or backward x W.
-struct Weights {
-    const bf16* w;
-    int64_t rows, columns;
-    bool backward;
+/// Cells of one half of a panel, 16 outputs.
+int64_t half_of(const DenseWeights& weights) {
+    return weights.depth() * 8;
+}
 
-    int64_t outputs() const { return backward ? columns : rows; }
-    int64_t depth() const { return backward ? rows : columns; }
-    /// Cells of one half of a panel, 16 outputs.
-    int64_t half() const { return depth() * 8; }
-
-    /// The two halves of a panel as tiles: row k of one holds the weights of values 2k and 2k + 1 of x.
-    void lay_out(int64_t panel, float* cells) const {
-        if (!backward) {
-            for (int i = 0; i < 2; ++i)
-                transpose(reinterpret_cast<const float*>(w + (panel * side + i * 16) * columns), columns / 2,
-                          16, columns / 2, cells + i * half(), 16);
-            return;
+/// The two halves of each panel as tiles: row k of one holds the weights of values 2k and 2k + 1 of x.
+void lay_out(const DenseWeights& weights, int64_t panel, int64_t count, float* cells) {
+    const int64_t columns = weights.columns, half = half_of(weights);
+    if (!weights.backward) {
+        for (int64_t i = 0; i < count * 2; ++i) {
+            const bf16* from = weights.w + (panel * 2 + i) * 16 * columns;
+            for (int64_t k = 0; k < columns; k += side) {
+                __m512 block[16];
+                for (int j = 0; j < 16; ++j) block[j] = _mm512_loadu_ps(from + j * columns + k);
+                transpose16(block);
+                for (int j = 0; j < 16; ++j) _mm512_store_ps(cells + (k / 2 + j) * 16, block[j]);
+            }
+            cells += half;
         }
-        for (int64_t k = 0; k < rows; k += 2) {
-            const bf16* first = w + k * columns + panel * side;
+        return;
+    }
+    for (int64_t k = 0; k < weights.rows; k += 2) {
+        const bf16* first = weights.w + k * columns + panel * side;
+        float* to = cells + k * 8;
+        for (int64_t i = 0; i < count; ++i) {
             vf low, high;
             interleave(_mm512_loadu_si512(first), _mm512_loadu_si512(first + columns), low, high);
-            store(cells + k * 8, low);
-            store(cells + half() + k * 8, high);
+            store(to, low);
+            store(to + half, high);
+            first += side;
+            to += 2 * half;
         }
     }
+}
+
+/// Brings the panels that a thread will lay out in the next call nearer, a few cache lines at a time: laid
+/// out without, they are waited for line by line.
+class Fetch {
+  public:
+    Fetch() = default;
+    /// Of `part` of `parts` of the weights, to be spread over `steps`.
+    Fetch(const DenseWeights& weights, int64_t part, int64_t parts, int64_t steps) {
+        const int64_t panels = weights.outputs() / side, first = panels * part / parts,
+                      count = panels * (part + 1) / parts - first;
+        stride_ = weights.columns;
+        if (weights.backward) {
+            at_ = weights.w + first * side;
+            width_ = count * side;
+            rows_ = weights.rows;
+        } else {
+            at_ = weights.w + first * side * weights.columns;
+            width_ = weights.columns;
+            rows_ = count * side;
+        }
+        const int64_t lines = rows_ * width_ / side;
+        per_step_ = least(most_per_step, (lines + steps - 1) / steps);
+    }
+
+    void step() {
+        for (int64_t i = 0; i < per_step_; ++i) {
+            if (rows_ == 0) return;
+            __builtin_prefetch(at_ + column_, 0, 2);
+            column_ += side;
+            if (column_ < width_) continue;
+            column_ = 0;
+            at_ += stride_;
+            --rows_;
+        }
+    }
+
+  private:
+    static constexpr int64_t most_per_step = 4;
+    const bf16* at_ = nullptr;
+    int64_t stride_ = 0, width_ = 0, rows_ = 0, column_ = 0, per_step_ = 0;
 };
 
 /// A block of sums on its way into y.
@@ -77,7 +124,7 @@ class BlockTiles {
 
     /// sums (+)= x [32, depth] by the weights at `cells`, storing `before` in between.
     void multiply(const bf16* x, int64_t x_stride, const float* cells, int64_t half, int64_t depth, bool more,
-                  float* sums, Finished& before, bool add) {
+                  float* sums, Finished& before, bool add, Fetch& fetch) {
         constexpr int64_t line = side * 4, below = side * 16;
         if (more) {
             _tile_loadd(0, sums, line);
@@ -104,6 +151,7 @@ class BlockTiles {
             cells += tile_cells;
             right += tile_cells;
             before.store_rows(add, 4);
+            fetch.step();
         }
         before.store_rows(add, side);
         _tile_stored(0, sums, line);
@@ -123,19 +171,19 @@ struct Room {
     float *cells, *sums;
     bf16* rest;
 
-    static int64_t size(const Weights& w, int64_t panels) {
-        return panels * 2 * w.half() + panels * sums_of_block + w.depth() * side / 2;
+    static int64_t size(const DenseWeights& w, int64_t panels) {
+        return panels * 2 * half_of(w) + panels * sums_of_block + w.depth() * side / 2;
     }
-    Room(float* at, const Weights& w, int64_t panels)
+    Room(float* at, const DenseWeights& w, int64_t panels)
         : cells(at),
-          sums(cells + panels * 2 * w.half()),
+          sums(cells + panels * 2 * half_of(w)),
           rest(reinterpret_cast<bf16*>(sums + panels * sums_of_block)) {}
 };
 
-void run(BlockTiles& tiles, const Job& job, const Weights& w, const bf16* x, const Room& room, bool add,
-         bf16* y) {
-    const int64_t depth = w.depth(), panel_cells = 2 * w.half();
-    for (int64_t i = 0; i < job.count; ++i) w.lay_out(job.panel + i, room.cells + i * panel_cells);
+void run(BlockTiles& tiles, const Job& job, const DenseWeights& w, const bf16* x, const Room& room, bool add,
+         Fetch& fetch, bf16* y) {
+    const int64_t depth = w.depth(), panel_cells = 2 * half_of(w);
+    lay_out(w, job.panel, job.count, room.cells);
     // Pieces of equal depth, whole tiles each.
     const int64_t pieces = (depth + most_depth - 1) / most_depth;
     const int64_t piece = round_up((depth + pieces - 1) / pieces, side);
@@ -151,8 +199,8 @@ void run(BlockTiles& tiles, const Job& job, const Weights& w, const bf16* x, con
         for (int64_t k = 0; k < depth; k += piece)
             for (int64_t i = 0; i < job.count; ++i) {
                 float* sums = room.sums + (pieces == 1 ? 0 : i) * sums_of_block;
-                tiles.multiply(block + k, depth, room.cells + i * panel_cells + k * 8, w.half(),
-                               least(piece, depth - k), k > 0, sums, before, add);
+                tiles.multiply(block + k, depth, room.cells + i * panel_cells + k * 8, half_of(w),
+                               least(piece, depth - k), k > 0, sums, before, add, fetch);
                 if (k + piece >= depth)
                     before = {sums, y + t * w.outputs() + (job.panel + i) * side, w.outputs(), tokens};
             }
@@ -162,29 +210,32 @@ void run(BlockTiles& tiles, const Job& job, const Weights& w, const bf16* x, con
 
 }  // namespace
 
-void multiply_dense(const uint16_t* x, int64_t n, const uint16_t* w, int64_t rows, int64_t columns,
-                    int backward, int add, uint16_t* y) {
-    const Weights weights{w, rows, columns, backward != 0};
+void multiply_dense(const uint16_t* x, int64_t n, const DenseWeights& weights, const DenseWeights* next,
+                    int add, uint16_t* y) {
+    if (n <= 0) return;
     const int64_t panels = weights.outputs() / side, blocks = (n + side - 1) / side;
     const int64_t threads = thread_limit();
     // Panels are what threads share; where they are few, tokens are shared as well, and a panel is laid out
     // once for each part of them.
     const int64_t parts = least(blocks, (threads * jobs_per_thread + panels - 1) / panels);
     const int64_t jobs = parts * panels;
-    const int64_t kept = most(1, least(packed_bytes / (weights.half() * 8), (jobs + threads - 1) / threads));
+    const int64_t kept =
+        most(1, least(packed_bytes / (half_of(weights) * 8), (jobs + threads - 1) / threads));
     const int64_t room = Room::size(weights, kept);
+    const int64_t steps = most(1, blocks * panels * (weights.depth() / side) / threads);
     const Scratch<float> scratch(threads * room);
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t i = 0; i < threads; ++i) {
         BlockTiles tiles;
         const Room mine(scratch.get() + i * room, weights, kept);
+        Fetch fetch = next ? Fetch(*next, i, threads, steps) : Fetch();
         const int64_t end = jobs * (i + 1) / threads;
-        for (int64_t next = jobs * i / threads; next < end;) {
-            const int64_t part = next / panels, panel = next % panels;
-            const int64_t count = least(kept, least(panels - panel, end - next));
+        for (int64_t at = jobs * i / threads; at < end;) {
+            const int64_t part = at / panels, panel = at % panels;
+            const int64_t count = least(kept, least(panels - panel, end - at));
             const int64_t first = blocks * part / parts * side, last = blocks * (part + 1) / parts * side;
-            run(tiles, {first, least(n, last), panel, count}, weights, x, mine, add != 0, y);
-            next += count;
+            run(tiles, {first, least(n, last), panel, count}, weights, x, mine, add != 0, fetch, y);
+            at += count;
         }
     }
 }

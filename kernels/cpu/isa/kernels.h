@@ -25,8 +25,8 @@ void multiply_panels(Float type, const void* x, Rows rows, int64_t columns, cons
                      int32_t count);
 
 // dense_product.cpp, of the amx set alone
-void multiply_dense(const uint16_t* x, int64_t n, const uint16_t* w, int64_t rows, int64_t columns,
-                    int backward, int add, uint16_t* y);
+void multiply_dense(const uint16_t* x, int64_t n, const DenseWeights& weights, const DenseWeights* next,
+                    int add, uint16_t* y);
 
 // elementwise.cpp
 void to_bf16(const float* src, uint16_t* dst, int64_t n);
@@ -103,8 +103,7 @@ void cross_entropy(float* logits, const int32_t* target, float eps, float* nll, 
 
 // optimiser.cpp
 /// bias1 = 1 - beta1^step, bias2 = 1 - beta2^step.
-void adamw(float* p, const float* g, float* m, float* v, int64_t n, float lr, float beta1, float beta2,
-           float eps, float weight_decay, float bias1, float bias2, float grad_scale);
-double sum_squares(const float* x, int64_t n);
+void adamw(const AdamwTensor* tensors, int64_t count, float beta1, float beta2, float eps, float grad_scale);
+double sum_squares(const float* const* x, const int64_t* n, int64_t count);
 
 }  // namespace polyad::kernels::POLYAD_ISA
