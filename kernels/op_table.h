@@ -168,11 +168,9 @@ struct OpTable {
     void (*multiply_panels)(Float type, const void* x, Rows rows, int64_t columns,
                             const PanelBranch* branches, int32_t count);
     /// y [n, outputs] (+)= x [n, depth] by dense weights. Sums are float32, rounded once; a token's result
-    /// depends neither on the tokens beside it nor on the number of threads. `next`: the weights of the call
-    /// that probably follows, read into the caches meanwhile; null: not known. Null where a library's product
+    /// depends neither on the tokens beside it nor on the number of threads. Null where a library's product
     /// is as fast.
-    void (*multiply_dense)(const uint16_t* x, int64_t n, const DenseWeights& weights,
-                           const DenseWeights* next, int add, uint16_t* y);
+    void (*multiply_dense)(const uint16_t* x, int64_t n, const DenseWeights& weights, int add, uint16_t* y);
     void (*to_bf16)(const float* src, uint16_t* dst, int64_t n);
     void (*from_bf16)(const uint16_t* src, float* dst, int64_t n);
 

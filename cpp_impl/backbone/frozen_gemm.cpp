@@ -5,9 +5,6 @@
 #include <ATen/ops/mm.h>
 #include <ATen/ops/zeros.h>
 
-#include <map>
-#include <utility>
-
 #include "kernels/op_table.h"
 
 namespace polyad {
@@ -27,28 +24,6 @@ at::Tensor extended(const at::Tensor& t, int64_t count) {
     return t.as_strided({count, t.size(1)}, {t.size(1), 1});
 }
 
-/// The weights of one step are those of the next, in the same order: what a thread multiplied after each
-/// matrix the last time. Kept as addresses, which are never read but only asked for.
-class WeightOrder {
-  public:
-    /// Notes that `weights` are multiplied now. What may follow, or null.
-    const kernels::DenseWeights* visit(const kernels::DenseWeights& weights) {
-        const Key key{weights.w, weights.backward};
-        if (followed_by_.size() >= most_kept) followed_by_.clear();
-        followed_by_[last_] = weights;
-        last_ = key;
-        const auto found = followed_by_.find(key);
-        return found == followed_by_.end() ? nullptr : &found->second;
-    }
-
-  private:
-    using Key = std::pair<const uint16_t*, int>;
-    static constexpr size_t most_kept = 4096;
-    std::map<Key, kernels::DenseWeights> followed_by_;
-    Key last_{nullptr, 0};
-};
-thread_local WeightOrder weight_order;
-
 /// The product by our own kernel where the machine's set has one for it.
 bool multiplied(at::Tensor& out, const at::Tensor& x, const at::Tensor& weight, Way way, bool accumulate) {
     const auto product = kernels::ops().multiply_dense;
@@ -58,8 +33,7 @@ bool multiplied(at::Tensor& out, const at::Tensor& x, const at::Tensor& weight, 
         return false;
     const auto cells = [](const at::Tensor& t) { return static_cast<const uint16_t*>(t.const_data_ptr()); };
     const kernels::DenseWeights weights{cells(weight), weight.size(0), weight.size(1), way == Way::backward};
-    product(cells(x), x.size(0), weights, weight_order.visit(weights), accumulate,
-            static_cast<uint16_t*>(out.data_ptr()));
+    product(cells(x), x.size(0), weights, accumulate, static_cast<uint16_t*>(out.data_ptr()));
     return true;
 }
 

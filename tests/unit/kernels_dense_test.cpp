@@ -24,7 +24,7 @@ class KernelsDense : public testing::TestWithParam<std::tuple<const OpTable*, Sh
     }
     void multiply(const Buffer& x, int64_t n, bool backward, bool add, Buffer& y) const {
         const DenseWeights weights{static_cast<const uint16_t*>(w.data()), rows, columns, backward};
-        op.multiply_dense(static_cast<const uint16_t*>(x.data()), n, weights, &weights, add,
+        op.multiply_dense(static_cast<const uint16_t*>(x.data()), n, weights, add,
                           static_cast<uint16_t*>(y.data()));
     }
 

@@ -2,7 +2,7 @@
 // Products of many tokens with frozen bf16 weights on AMX tiles. A thread owns panels of 32 outputs: their
 // weights are laid out as tiles, as many panels as its L2 cache keeps, and meet every block of 32 tokens
 // there. A block's tokens stay in the L1 cache, so weights are loaded past it; while one block of sums grows
-// in tiles the one before it is rounded and stored.
+// in tiles the one before it is rounded and stored, and the tokens after it are fetched.
 #include "kernels/cpu/isa/amx.h"
 #include "kernels/cpu/isa/kernels.h"
 
@@ -51,45 +51,21 @@ void lay_out(const DenseWeights& weights, int64_t panel, int64_t count, float* c
     }
 }
 
-/// Brings the panels that a thread will lay out in the next call nearer, a few cache lines at a time: laid
-/// out without, they are waited for line by line.
+/// Brings `count` values that will be read soon nearer, a few lines at each of `steps` of something else.
 class Fetch {
   public:
-    Fetch() = default;
-    /// Of `part` of `parts` of the weights, to be spread over `steps`.
-    Fetch(const DenseWeights& weights, int64_t part, int64_t parts, int64_t steps) {
-        const int64_t panels = weights.outputs() / side, first = panels * part / parts,
-                      count = panels * (part + 1) / parts - first;
-        stride_ = weights.columns;
-        if (weights.backward) {
-            at_ = weights.w + first * side;
-            width_ = count * side;
-            rows_ = weights.rows;
-        } else {
-            at_ = weights.w + first * side * weights.columns;
-            width_ = weights.columns;
-            rows_ = count * side;
-        }
-        const int64_t lines = rows_ * width_ / side;
-        per_step_ = least(most_per_step, (lines + steps - 1) / steps);
-    }
+    Fetch(const bf16* at, int64_t count, int64_t steps)
+        : at_(at), lines_(count / side), per_step_(least(most_per_step, (lines_ + steps - 1) / steps)) {}
 
     void step() {
-        for (int64_t i = 0; i < per_step_; ++i) {
-            if (rows_ == 0) return;
-            __builtin_prefetch(at_ + column_, 0, 2);
-            column_ += side;
-            if (column_ < width_) continue;
-            column_ = 0;
-            at_ += stride_;
-            --rows_;
-        }
+        for (int64_t i = 0; i < per_step_ && lines_ > 0; ++i, --lines_, at_ += side)
+            __builtin_prefetch(at_, 0, 2);
     }
 
   private:
     static constexpr int64_t most_per_step = 4;
-    const bf16* at_ = nullptr;
-    int64_t stride_ = 0, width_ = 0, rows_ = 0, column_ = 0, per_step_ = 0;
+    const bf16* at_;
+    int64_t lines_, per_step_;
 };
 
 /// A block of sums on its way into y.
@@ -124,7 +100,7 @@ class BlockTiles {
 
     /// sums (+)= x [32, depth] by the weights at `cells`, storing `before` in between.
     void multiply(const bf16* x, int64_t x_stride, const float* cells, int64_t half, int64_t depth, bool more,
-                  float* sums, Finished& before, bool add, Fetch& fetch) {
+                  float* sums, Finished& before, bool add, Fetch& next) {
         constexpr int64_t line = side * 4, below = side * 16;
         if (more) {
             _tile_loadd(0, sums, line);
@@ -151,7 +127,7 @@ class BlockTiles {
             cells += tile_cells;
             right += tile_cells;
             before.store_rows(add, 4);
-            fetch.step();
+            next.step();
         }
         before.store_rows(add, side);
         _tile_stored(0, sums, line);
@@ -181,7 +157,7 @@ struct Room {
 };
 
 void run(BlockTiles& tiles, const Job& job, const DenseWeights& w, const bf16* x, const Room& room, bool add,
-         Fetch& fetch, bf16* y) {
+         bf16* y) {
     const int64_t depth = w.depth(), panel_cells = 2 * half_of(w);
     lay_out(w, job.panel, job.count, room.cells);
     // Pieces of equal depth, whole tiles each.
@@ -196,11 +172,13 @@ void run(BlockTiles& tiles, const Job& job, const DenseWeights& w, const bf16* x
             std::memset(room.rest + tokens * depth, 0, static_cast<size_t>((side - tokens) * depth) * 2);
             block = room.rest;
         }
+        const int64_t behind = t + tokens;
+        Fetch next(x + behind * depth, least(side, job.last - behind) * depth, job.count * depth / side);
         for (int64_t k = 0; k < depth; k += piece)
             for (int64_t i = 0; i < job.count; ++i) {
                 float* sums = room.sums + (pieces == 1 ? 0 : i) * sums_of_block;
                 tiles.multiply(block + k, depth, room.cells + i * panel_cells + k * 8, half_of(w),
-                               least(piece, depth - k), k > 0, sums, before, add, fetch);
+                               least(piece, depth - k), k > 0, sums, before, add, next);
                 if (k + piece >= depth)
                     before = {sums, y + t * w.outputs() + (job.panel + i) * side, w.outputs(), tokens};
             }
@@ -210,8 +188,7 @@ void run(BlockTiles& tiles, const Job& job, const DenseWeights& w, const bf16* x
 
 }  // namespace
 
-void multiply_dense(const uint16_t* x, int64_t n, const DenseWeights& weights, const DenseWeights* next,
-                    int add, uint16_t* y) {
+void multiply_dense(const uint16_t* x, int64_t n, const DenseWeights& weights, int add, uint16_t* y) {
     if (n <= 0) return;
     const int64_t panels = weights.outputs() / side, blocks = (n + side - 1) / side;
     const int64_t threads = thread_limit();
@@ -222,19 +199,17 @@ void multiply_dense(const uint16_t* x, int64_t n, const DenseWeights& weights, c
     const int64_t kept =
         most(1, least(packed_bytes / (half_of(weights) * 8), (jobs + threads - 1) / threads));
     const int64_t room = Room::size(weights, kept);
-    const int64_t steps = most(1, blocks * panels * (weights.depth() / side) / threads);
     const Scratch<float> scratch(threads * room);
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t i = 0; i < threads; ++i) {
         BlockTiles tiles;
         const Room mine(scratch.get() + i * room, weights, kept);
-        Fetch fetch = next ? Fetch(*next, i, threads, steps) : Fetch();
         const int64_t end = jobs * (i + 1) / threads;
         for (int64_t at = jobs * i / threads; at < end;) {
             const int64_t part = at / panels, panel = at % panels;
             const int64_t count = least(kept, least(panels - panel, end - at));
             const int64_t first = blocks * part / parts * side, last = blocks * (part + 1) / parts * side;
-            run(tiles, {first, least(n, last), panel, count}, weights, x, mine, add != 0, fetch, y);
+            run(tiles, {first, least(n, last), panel, count}, weights, x, mine, add != 0, y);
             at += count;
         }
     }

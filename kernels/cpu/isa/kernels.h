@@ -25,8 +25,7 @@ void multiply_panels(Float type, const void* x, Rows rows, int64_t columns, cons
                      int32_t count);
 
 // dense_product.cpp, of the amx set alone
-void multiply_dense(const uint16_t* x, int64_t n, const DenseWeights& weights, const DenseWeights* next,
-                    int add, uint16_t* y);
+void multiply_dense(const uint16_t* x, int64_t n, const DenseWeights& weights, int add, uint16_t* y);
 
 // elementwise.cpp
 void to_bf16(const float* src, uint16_t* dst, int64_t n);
