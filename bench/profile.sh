@@ -7,7 +7,7 @@ bin=$1 gguf=$2 rows=$3 out=$4
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
-train=("$bin/train_bench" --model "$gguf" --rows "$rows" --method lora --steps 6)
+train=("$bin/train_bench" --model "$gguf" --rows "$rows" --method lora --steps 12 --profile)
 prompt=("$bin/generate_bench" --model "$gguf" --rows "$rows" --skills lora --prompt 512 --answer 1 --repeats 12)
 decode=("$bin/generate_bench" --model "$gguf" --rows "$rows" --skills lora --prompt 16 --answer 256 --repeats 3)
 mixed=("$bin/generate_bench" --model "$gguf" --rows "$rows" --skills poly --count 8 --prompt 16 --answer 128 --repeats 3)

@@ -62,12 +62,11 @@ class Pool {
 
     void give(void* buffer, int64_t bytes) {
         const int64_t size = round_up(bytes, page);
+        // Takes the system a while: not while others wait.
+        if (!keeps_) ::madvise(buffer, static_cast<size_t>(size), MADV_DONTNEED);
         const std::lock_guard lock(mutex_);
         live_ -= size;
-        if (keeps_)
-            idle_ += size;
-        else
-            ::madvise(buffer, static_cast<size_t>(size), MADV_DONTNEED);
+        if (keeps_) idle_ += size;
         insert(reinterpret_cast<uintptr_t>(buffer), size, keeps_);
     }
 

@@ -17,7 +17,7 @@ enum class Way { forward, backward };
 /// behind out's last row is nobody's, so that padded_rows(N) rows may be computed in place where x's memory
 /// goes on as well (whatever is there never reaches a row that counts). Without room, or where K is no
 /// multiple of 32, the rows are multiplied in pieces: a multiple of 256, then the rest, copied and padded to
-/// a multiple of 32. On other devices in one piece.
+/// a multiple of 32. On other devices in one piece. What kernels::OpTable::multiply_dense takes goes there.
 void multiply_rows(at::Tensor& out, const at::Tensor& x, const at::Tensor& weight, Way way, bool accumulate,
                    bool room = false);
 

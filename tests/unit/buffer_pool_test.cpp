@@ -9,6 +9,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstdlib>
+#include <fstream>
 #include <limits>
 #include <thread>
 #include <vector>
@@ -56,6 +58,32 @@ TEST(BufferPool, HoldsLittleMoreThanWasInUseAtOnce) {
         EXPECT_LE(buffer_use().live_bytes + buffer_use().idle_bytes, most + most / 8);
     }
     EXPECT_EQ(buffer_use().live_bytes, live);
+}
+
+/// Pages of this process in memory, in bytes.
+int64_t resident() {
+    std::ifstream file("/proc/self/statm");
+    int64_t all = 0, in_memory = 0;
+    file >> all >> in_memory;
+    return in_memory * 4096;
+}
+
+TEST(LastingMemory, LiesSideBySideAndGoesBackToTheSystem) {
+    constexpr int64_t mib = 1 << 20;
+    const int64_t before = resident();
+    for (int round = 0; round < 3; ++round) {
+        std::vector<at::Tensor> all;
+        for (int i = 0; i < 16; ++i) all.push_back(new_lasting({4 * mib / 4}, floats).fill_(1.0));
+        EXPECT_GT(resident() - before, 60 * mib);
+        for (size_t i = 1; i < all.size(); ++i)
+            EXPECT_EQ(std::abs(all[i].data_ptr<float>() - all[i - 1].data_ptr<float>()), mib) << i;
+        const at::Tensor kept = all[7];
+        all.clear();
+        EXPECT_LT(resident() - before, 12 * mib) << "one of 4 MiB is left, and what is beside it on its page";
+        EXPECT_EQ(kept.min().item<float>(), 1.0f);
+    }
+    const at::Tensor small = new_lasting({3, 5}, floats);
+    EXPECT_EQ(small.sizes(), at::IntArrayRef({3, 5}));
 }
 
 TEST(BufferPool, ManyThreads) {

@@ -336,7 +336,7 @@ class ScratchStack {
     }
 
   private:
-    static constexpr size_t most_kept = size_t{16} << 20;
+    static constexpr size_t most_kept = size_t{64} << 20;
     char* base_ = nullptr;
     size_t size_ = 0, used_ = 0, wanted_ = 0;
 };
