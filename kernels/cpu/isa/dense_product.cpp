@@ -1,55 +1,72 @@
 // SPDX-License-Identifier: Apache-2.0
-// Products of many tokens with frozen bf16 weights on AMX tiles. A thread owns panels of 32 outputs: their
-// weights are laid out as tiles, as many panels as its L2 cache keeps, and meet every block of 32 tokens
-// there. A block's tokens stay in the L1 cache, so weights are loaded past it; while one block of sums grows
-// in tiles the one before it is rounded and stored, and the tokens after it are fetched.
+// Products of many tokens with frozen bf16 weights. A thread owns panels of 32 outputs: their weights are laid
+// out as cells, as many panels as its L2 cache keeps, and meet every block of tokens there.
 #include "kernels/cpu/isa/amx.h"
 #include "kernels/cpu/isa/kernels.h"
 
+#if defined(__AVX512BF16__)
 namespace polyad::kernels::POLYAD_ISA {
 namespace {
 
-constexpr int64_t side = 32;  // tokens and outputs of a block of sums: two tiles each way
-constexpr int64_t sums_of_block = side * side;
-constexpr int64_t tile_cells = 256;                 // 16 rows of 16 cells
-constexpr int64_t packed_bytes = int64_t{1} << 20;  // panels a thread keeps laid out
-constexpr int64_t most_depth = 640;                 // values of 32 tokens that the L1 cache holds
+constexpr int64_t side = 32;  // outputs of a panel
 constexpr int64_t jobs_per_thread = 3;
 
-/// Cells of one half of a panel, 16 outputs.
+#if defined(__AMX_BF16__)
+// Each half of a panel, 16 outputs, is tiles one behind the other.
+constexpr int64_t block_tokens = 32;                // two tiles each way
+constexpr int64_t packed_bytes = int64_t{1} << 20;  // panels a thread keeps laid out
+constexpr int64_t line_cells = 16;
+#else
+// A panel is a line of 32 cells for every two values of x.
+constexpr int64_t block_tokens = 12;  // their sums fill 24 of 32 vector registers
+constexpr int64_t packed_bytes = int64_t{1} << 19;
+constexpr int64_t line_cells = side;
+#endif
+
+/// Cells from one half of a panel's line to the other.
 int64_t half_of(const DenseWeights& weights) {
-    return weights.depth() * 8;
+    return line_cells == side ? side / 2 : weights.depth() * 8;
+}
+int64_t cells_of_panel(const DenseWeights& weights) {
+    return weights.depth() * side / 2;
 }
 
-/// The two halves of each panel as tiles: row k of one holds the weights of values 2k and 2k + 1 of x.
+/// Cell j of a panel's line k: the weights by which output j takes values 2k and 2k + 1 of x.
 void lay_out(const DenseWeights& weights, int64_t panel, int64_t count, float* cells) {
     const int64_t columns = weights.columns, half = half_of(weights);
-    if (!weights.backward) {
-        for (int64_t i = 0; i < count * 2; ++i) {
-            const bf16* from = weights.w + (panel * 2 + i) * 16 * columns;
-            for (int64_t k = 0; k < columns; k += side) {
-                __m512 block[16];
-                for (int j = 0; j < 16; ++j) block[j] = _mm512_loadu_ps(from + j * columns + k);
-                transpose16(block);
-                for (int j = 0; j < 16; ++j) _mm512_store_ps(cells + (k / 2 + j) * 16, block[j]);
-            }
-            cells += half;
+    for (int64_t i = 0; !weights.backward && i < count * 2; ++i) {
+        const bf16* from = weights.w + (panel * 2 + i) * 16 * columns;
+        float* to = cells + i / 2 * cells_of_panel(weights) + i % 2 * half;
+        for (int64_t k = 0; k < columns; k += 32) {
+            __m512 block[16];
+            for (int j = 0; j < 16; ++j) block[j] = _mm512_loadu_ps(from + j * columns + k);
+            transpose16(block);
+            for (int j = 0; j < 16; ++j) _mm512_store_ps(to + (k / 2 + j) * line_cells, block[j]);
         }
-        return;
     }
-    for (int64_t k = 0; k < weights.rows; k += 2) {
+    for (int64_t k = 0; weights.backward && k < weights.rows; k += 2) {
         const bf16* first = weights.w + k * columns + panel * side;
-        float* to = cells + k * 8;
+        float* to = cells + k / 2 * line_cells;
         for (int64_t i = 0; i < count; ++i) {
             vf low, high;
             interleave(_mm512_loadu_si512(first), _mm512_loadu_si512(first + columns), low, high);
             store(to, low);
             store(to + half, high);
             first += side;
-            to += 2 * half;
+            to += cells_of_panel(weights);
         }
     }
 }
+
+/// Tokens [first, last) by panels [panel, panel + count).
+struct Job {
+    int64_t first, last, panel, count;
+};
+
+#if defined(__AMX_BF16__)
+constexpr int64_t sums_of_block = block_tokens * side;
+constexpr int64_t tile_cells = 256;  // 16 rows of 16 cells
+constexpr int64_t most_depth = 640;  // values of 32 tokens that the L1 cache holds
 
 /// Brings `count` values that will be read soon nearer, a few lines at each of `steps` of something else.
 class Fetch {
@@ -86,7 +103,9 @@ struct Finished {
     }
 };
 
-/// One thread's tiles, all of them whole. 0 to 3: sums   4, 5: tokens   6, 7: weights
+/// One thread's tiles, all of them whole: a block's tokens stay in the L1 cache, so weights are loaded past
+/// it; while one block of sums grows in tiles the one before it is rounded and stored, and the tokens after
+/// it are fetched. 0 to 3: sums   4, 5: tokens   6, 7: weights
 class BlockTiles {
   public:
     BlockTiles() {
@@ -137,47 +156,41 @@ class BlockTiles {
     }
 };
 
-/// Tokens [first, last) by panels [panel, panel + count).
-struct Job {
-    int64_t first, last, panel, count;
-};
-
 /// One thread's scratch: laid out panels, sums, the last tokens.
 struct Room {
     float *cells, *sums;
     bf16* rest;
 
     static int64_t size(const DenseWeights& w, int64_t panels) {
-        return panels * 2 * half_of(w) + panels * sums_of_block + w.depth() * side / 2;
+        return panels * cells_of_panel(w) + panels * sums_of_block + w.depth() * block_tokens / 2;
     }
     Room(float* at, const DenseWeights& w, int64_t panels)
         : cells(at),
-          sums(cells + panels * 2 * half_of(w)),
+          sums(cells + panels * cells_of_panel(w)),
           rest(reinterpret_cast<bf16*>(sums + panels * sums_of_block)) {}
 };
 
 void run(BlockTiles& tiles, const Job& job, const DenseWeights& w, const bf16* x, const Room& room, bool add,
          bf16* y) {
-    const int64_t depth = w.depth(), panel_cells = 2 * half_of(w);
-    lay_out(w, job.panel, job.count, room.cells);
+    const int64_t depth = w.depth();
     // Pieces of equal depth, whole tiles each.
     const int64_t pieces = (depth + most_depth - 1) / most_depth;
     const int64_t piece = round_up((depth + pieces - 1) / pieces, side);
     Finished before;
-    for (int64_t t = job.first; t < job.last; t += side) {
-        const int64_t tokens = least(side, job.last - t);
+    for (int64_t t = job.first; t < job.last; t += block_tokens) {
+        const int64_t tokens = least(block_tokens, job.last - t);
         const bf16* block = x + t * depth;
-        if (tokens < side) {
+        if (tokens < block_tokens) {
             std::memcpy(room.rest, block, static_cast<size_t>(tokens * depth) * 2);
-            std::memset(room.rest + tokens * depth, 0, static_cast<size_t>((side - tokens) * depth) * 2);
+            std::memset(room.rest + tokens * depth, 0, static_cast<size_t>((block_tokens - tokens) * depth) * 2);
             block = room.rest;
         }
         const int64_t behind = t + tokens;
-        Fetch next(x + behind * depth, least(side, job.last - behind) * depth, job.count * depth / side);
+        Fetch next(x + behind * depth, least(block_tokens, job.last - behind) * depth, job.count * depth / side);
         for (int64_t k = 0; k < depth; k += piece)
             for (int64_t i = 0; i < job.count; ++i) {
                 float* sums = room.sums + (pieces == 1 ? 0 : i) * sums_of_block;
-                tiles.multiply(block + k, depth, room.cells + i * panel_cells + k * 8, half_of(w),
+                tiles.multiply(block + k, depth, room.cells + i * cells_of_panel(w) + k * 8, half_of(w),
                                least(piece, depth - k), k > 0, sums, before, add, next);
                 if (k + piece >= depth)
                     before = {sums, y + t * w.outputs() + (job.panel + i) * side, w.outputs(), tokens};
@@ -186,18 +199,48 @@ void run(BlockTiles& tiles, const Job& job, const DenseWeights& w, const bf16* x
     before.store_rows(add, side);
 }
 
+#else
+/// Needs nothing between its jobs.
+struct BlockTiles {};
+
+struct Room {
+    float* cells;
+
+    static int64_t size(const DenseWeights& w, int64_t panels) { return panels * cells_of_panel(w); }
+    Room(float* at, const DenseWeights&, int64_t) : cells(at) {}
+};
+
+/// Sums in registers over the whole depth.
+void run(BlockTiles&, const Job& job, const DenseWeights& w, const bf16* x, const Room& room, bool add,
+         bf16* y) {
+    const int64_t line = w.depth() / 2, outputs = w.outputs();
+    for (int64_t t = job.first; t < job.last; t += block_tokens) {
+        const int64_t tokens = least(block_tokens, job.last - t);
+        const Operand block{reinterpret_cast<const float*>(x + t * w.depth()), line, 1};
+        for (int64_t i = 0; i < job.count; ++i) {
+            const float* cells = room.cells + i * cells_of_panel(w);
+            bf16* to = y + t * outputs + (job.panel + i) * side;
+            if (tokens == block_tokens)
+                tile<2, block_tokens, 2>(block, cells, side, to, outputs, line, add);
+            else
+                tile_column<2, 2>(tokens, block, cells, side, to, outputs, line, add);
+        }
+    }
+}
+#endif
+
 }  // namespace
 
 void multiply_dense(const uint16_t* x, int64_t n, const DenseWeights& weights, int add, uint16_t* y) {
     if (n <= 0) return;
-    const int64_t panels = weights.outputs() / side, blocks = (n + side - 1) / side;
+    const int64_t panels = weights.outputs() / side, blocks = (n + block_tokens - 1) / block_tokens;
     const int64_t threads = thread_limit();
     // Panels are what threads share; where they are few, tokens are shared as well, and a panel is laid out
     // once for each part of them.
     const int64_t parts = least(blocks, (threads * jobs_per_thread + panels - 1) / panels);
     const int64_t jobs = parts * panels;
     const int64_t kept =
-        most(1, least(packed_bytes / (half_of(weights) * 8), (jobs + threads - 1) / threads));
+        most(1, least(packed_bytes / (cells_of_panel(weights) * 4), (jobs + threads - 1) / threads));
     const int64_t room = Room::size(weights, kept);
     const Scratch<float> scratch(threads * room);
 #pragma omp parallel for schedule(static) num_threads(threads)
@@ -208,7 +251,9 @@ void multiply_dense(const uint16_t* x, int64_t n, const DenseWeights& weights, i
         for (int64_t at = jobs * i / threads; at < end;) {
             const int64_t part = at / panels, panel = at % panels;
             const int64_t count = least(kept, least(panels - panel, end - at));
-            const int64_t first = blocks * part / parts * side, last = blocks * (part + 1) / parts * side;
+            const int64_t first = blocks * part / parts * block_tokens;
+            const int64_t last = blocks * (part + 1) / parts * block_tokens;
+            lay_out(weights, panel, count, mine.cells);
             run(tiles, {first, least(n, last), panel, count}, weights, x, mine, add != 0, y);
             at += count;
         }
@@ -216,3 +261,4 @@ void multiply_dense(const uint16_t* x, int64_t n, const DenseWeights& weights, i
 }
 
 }  // namespace polyad::kernels::POLYAD_ISA
+#endif

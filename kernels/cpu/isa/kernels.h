@@ -24,7 +24,7 @@ void multiply_packed(Quant quant, const void* w, const int32_t* source_row, Floa
 void multiply_panels(Float type, const void* x, Rows rows, int64_t columns, const PanelBranch* branches,
                      int32_t count);
 
-// dense_product.cpp, of the amx set alone
+// dense_product.cpp, of the sets that multiply pairs of bf16
 void multiply_dense(const uint16_t* x, int64_t n, const DenseWeights& weights, int add, uint16_t* y);
 
 // elementwise.cpp

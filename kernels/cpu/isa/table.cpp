@@ -15,7 +15,11 @@ const OpTable table = {
     panel_bytes,
     make_panels,
     multiply_panels,
-    nullptr,  // multiply_dense
+#if defined(__AVX512BF16__)
+    multiply_dense,
+#else
+    nullptr,
+#endif
     to_bf16,
     from_bf16,
     rms_norm,

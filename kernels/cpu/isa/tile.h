@@ -40,7 +40,7 @@ struct Operand {
 template <int Depth, int Rows, int Vectors, class Out>
 inline void tile(Operand a, const float* b, int64_t b_stride, Out* c, int64_t c_stride, int64_t k, bool add) {
     vf acc[Rows][Vectors];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int i = 0; i < Rows; ++i)
 #pragma GCC unroll 8
         for (int j = 0; j < Vectors; ++j) acc[i][j] = add ? load(c + i * c_stride + j * lanes) : vf{};
@@ -49,7 +49,7 @@ inline void tile(Operand a, const float* b, int64_t b_stride, Out* c, int64_t c_
         vf right[Vectors];
 #pragma GCC unroll 8
         for (int j = 0; j < Vectors; ++j) right[j] = load(b + j * lanes);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int i = 0; i < Rows; ++i) {
             // Moved as bits: as a number a pair of bf16 could be changed.
             uint32_t bits;
@@ -61,7 +61,7 @@ inline void tile(Operand a, const float* b, int64_t b_stride, Out* c, int64_t c_
         a_cells += a.column_stride;
         b += b_stride;
     }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int i = 0; i < Rows; ++i)
 #pragma GCC unroll 8
         for (int j = 0; j < Vectors; ++j) store(c + i * c_stride + j * lanes, acc[i][j]);
