@@ -12,6 +12,7 @@
 #include "backbone/decoder.h"
 #include "backbone/t5.h"
 #include "base/error.h"
+#include "base/mapped_pages.h"
 #include "io/model_files.h"
 
 namespace polyad {
@@ -66,6 +67,13 @@ std::shared_ptr<const Backbone> assemble(const ModelFiles& files, const Backbone
          " model, which this build does not run");
 }
 
+/// Reading a page brings its neighbours, of tensors that were let go of already.
+std::shared_ptr<const Backbone> load(const ModelFiles& files, const BackboneOptions& options) {
+    std::shared_ptr<const Backbone> out = assemble(files, options);
+    for (const auto& [name, tensor] : files.tensors.tensors()) release_pages(tensor.owner, tensor.data);
+    return out;
+}
+
 }  // namespace
 
 BackboneOptions BackboneOptions::from_json(const Json& object) {
@@ -87,11 +95,11 @@ std::unique_ptr<DecodeStep> Backbone::make_decode_step(int, int, Recorder&) cons
 
 std::shared_ptr<const Backbone> Backbone::open(const std::filesystem::path& path,
                                                const BackboneOptions& options) {
-    return assemble(open_model_files(path), options);
+    return load(open_model_files(path), options);
 }
 
 std::shared_ptr<const Backbone> Backbone::open(const Bytes& gguf, const BackboneOptions& options) {
-    return assemble(open_model_files(gguf), options);
+    return load(open_model_files(gguf), options);
 }
 
 }  // namespace polyad
