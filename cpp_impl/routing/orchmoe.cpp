@@ -160,15 +160,23 @@ at::Tensor OrchMoe::classify(size_t site, const at::Tensor& g, const at::Tensor&
     return hard - soft.detach() + soft;
 }
 
-at::Tensor OrchMoe::allocate(size_t site, const at::Tensor& p, const at::Tensor& u) const {
-    if (options_.gate_only) return p;
+std::vector<at::Tensor> OrchMoe::task_rows(const at::Tensor& u) const {
+    if (options_.gate_only || table_.empty()) return std::vector<at::Tensor>(sites_.size());
+    const auto sites = static_cast<int64_t>(sites_.size());
     const int64_t tasks = options_.latent_tasks, splits = options_.splits, skills = options_.skills;
-    const at::Tensor logits = value(table_[site]).view({tasks, splits, skills});
+    std::vector<at::Tensor> tables;
+    for (const size_t index : table_) tables.push_back(value(index));
+    at::Tensor logits = at::stack(tables).view({sites, tasks, splits, skills});
+    if (u.defined()) logits = logits.unsqueeze(1);
     const at::Tensor rows = options_.sampling == "softmax" ? at::softmax(logits, -1)
                                                            : skill_gate(logits, u, options_.tau).weights;
-    const at::Tensor v = u.defined() ? at::bmm(p, rows.view({-1, tasks, splits * skills}))
-                                     : at::mm(p.squeeze(1), rows.view({tasks, splits * skills}));
-    return v.view({p.size(0), splits, skills});
+    return rows.flatten(-2).unbind(0);
+}
+
+at::Tensor OrchMoe::allocate(const at::Tensor& p, const at::Tensor& rows) const {
+    if (options_.gate_only) return p;
+    const at::Tensor v = rows.dim() == 3 ? at::bmm(p, rows) : at::mm(p.squeeze(1), rows);
+    return v.view({p.size(0), options_.splits, options_.skills});
 }
 
 LowRank OrchMoe::update(size_t site, const at::Tensor& weights) const {
@@ -230,7 +238,7 @@ std::vector<float> OrchMoe::task_weights(int) {
         const at::Tensor even = at::full({1, 1, options_.latent_tasks},
                                          1.0 / static_cast<double>(options_.latent_tasks), floats());
         std::vector<at::Tensor> sites;
-        for (size_t i = 0; i < sites_.size(); ++i) sites.push_back(allocate(i, even, {}).mean(1));
+        for (const at::Tensor& rows : task_rows({})) sites.push_back(allocate(even, rows).mean(1));
         mean = at::stack(sites).mean(0).view({-1});
     }
     mean = on_host(mean);

@@ -67,10 +67,14 @@ class OrchAdaptation final : public Adaptation {
     at::Tensor token_vectors(const Site& site, const at::Tensor& x) const;
     at::Tensor vectors_of_row(const Site& site, size_t row, const at::Tensor& own) const;
     at::Tensor token_weights(size_t position, const Site& site, const at::Tensor& x);
-    /// Noise of all rows by its name, of the given shape after [rows]; undefined when none is drawn.
-    at::Tensor noise(const Site& site, const char* name, std::vector<int64_t> shape) const;
-    at::Tensor skill_noise(const Site& site) const;
+    /// Fills `to` [rows, ...] on the host with a site's noise of that name.
+    void draw(const Site& site, const char* name, at::Tensor to) const;
+    /// A site's OrchMoe::task_rows(), of every row of the batch where there is noise.
+    const at::Tensor& task_rows(size_t position);
+    at::Tensor skill_noise() const;
     at::Tensor task_noise(const Site& site) const;
+    /// Whether a site's task_rows() are one for each row.
+    static bool of_rows(const at::Tensor& task_rows) { return task_rows.defined() && task_rows.dim() == 3; }
     void trace(const Site& site, const char* name, const at::Tensor& value) const {
         if (sink_) (*sink_)[site.path][name] = value;
     }
@@ -89,6 +93,7 @@ class OrchAdaptation final : public Adaptation {
 
     SharedInput shared_, states_;
     at::Tensor g_, model_g_, encoder_g_;
+    std::vector<at::Tensor> task_rows_;            ///< per site
     std::unordered_map<size_t, LowRank> settled_;  ///< per site, while no row brings a prompt
 };
 
@@ -134,6 +139,7 @@ OrchAdaptation::OrchAdaptation(const OrchMoe& method, const RouteInput& input)
 
 void OrchAdaptation::begin(const Backbone& backbone, const Batch& batch, const ForwardOptions& forward) {
     shared_ = states_ = SharedInput();
+    task_rows_.clear();
     if (forward.cache)
         for (size_t b = 0; b < past_.size(); ++b) past_[b] = forward.cache->length(forward.slots[b]);
     if (!options().model_scope || fresh_.empty()) return;
@@ -175,32 +181,42 @@ const at::Tensor& OrchAdaptation::row_vectors(const Site& site, const at::Tensor
     return g_;
 }
 
-at::Tensor OrchAdaptation::noise(const Site& site, const char* name, std::vector<int64_t> shape) const {
-    if (!train_) return {};
-    shape.insert(shape.begin(), static_cast<int64_t>(prompt_.size()));
+void OrchAdaptation::draw(const Site& site, const char* name, at::Tensor to) const {
     if (!seed_) {
         const at::Tensor u = recorded_noise(recorded_, site.path, name);
         if (!u.defined())
             fail(Code::invalid_argument, "no recorded noise '", name, "' for site '", site.path, "'");
-        return u.to(method_.device(), at::kFloat).reshape(shape);
+        to.copy_(u.reshape(to.sizes()));
+        return;
     }
-    at::Tensor u = at::empty(shape, at::TensorOptions().dtype(at::kFloat));
     // One p for the model is one draw for the model.
     const bool one = options().model_scope && std::string_view(name) == "u_task";
     named_generator(*seed_, one ? "router.u_task" : site.path + "." + name)
-        .fill_uniform(u.mutable_data_ptr<float>(), static_cast<size_t>(u.numel()));
+        .fill_uniform(to.mutable_data_ptr<float>(), static_cast<size_t>(to.numel()));
+}
+
+at::Tensor OrchAdaptation::skill_noise() const {
+    if (!train_ || !options().samples_skills()) return {};
+    const std::vector<Site>& sites = method_.adapted();
+    at::Tensor u = at::empty({static_cast<int64_t>(sites.size()), static_cast<int64_t>(prompt_.size()),
+                              options().latent_tasks, options().splits, options().skills},
+                             at::TensorOptions().dtype(at::kFloat));
+    for (size_t i = 0; i < sites.size(); ++i) draw(sites[i], "u", u[static_cast<int64_t>(i)]);
     return on_device(u, method_.device());
 }
 
-at::Tensor OrchAdaptation::skill_noise(const Site& site) const {
-    if (!options().samples_skills()) return {};
-    return noise(site, "u", {options().latent_tasks, options().splits, options().skills});
+const at::Tensor& OrchAdaptation::task_rows(size_t position) {
+    if (task_rows_.empty()) task_rows_ = method_.task_rows(skill_noise());
+    return task_rows_[position];
 }
 
 at::Tensor OrchAdaptation::task_noise(const Site& site) const {
-    if (!options().samples_tasks()) return {};
-    const at::Tensor u = noise(site, "u_task", {options().blocks(), options().classes()});
-    return u.defined() ? -at::log(-at::log(u)) : u;
+    if (!train_ || !options().samples_tasks()) return {};
+    at::Tensor u =
+        at::empty({static_cast<int64_t>(prompt_.size()), options().blocks(), options().classes()},
+                  at::TensorOptions().dtype(at::kFloat));
+    draw(site, "u_task", u);
+    return -at::log(-at::log(on_device(u, method_.device())));
 }
 
 at::Tensor OrchAdaptation::row_weights(size_t position, const Site& site, const at::Tensor& x) {
@@ -212,10 +228,12 @@ at::Tensor OrchAdaptation::row_weights(size_t position, const Site& site, const 
     };
     if (!fresh_.empty()) {
         const auto chosen = [&](const at::Tensor& all) {
-            return all.defined() ? all.index_select(0, method_.list(fresh_)) : all;
+            return all.defined() && fresh_.size() < prompt_.size() ? all.index_select(0, method_.list(fresh_))
+                                                                   : all;
         };
         const at::Tensor p = method_.classify(position, row_vectors(site, x), chosen(task_noise(site)));
-        const at::Tensor v = method_.allocate(position, p, chosen(skill_noise(site)));
+        const at::Tensor& rows = task_rows(position);
+        const at::Tensor v = method_.allocate(p, of_rows(rows) ? chosen(rows) : rows);
         for (size_t i = 0; i < fresh_.size(); ++i)
             if (RouteMemory* memory = memory_[static_cast<size_t>(fresh_[i])])
                 memory->values[site.path] = v.select(0, static_cast<int64_t>(i)).detach().clone();
@@ -298,11 +316,12 @@ at::Tensor OrchAdaptation::token_weights(size_t position, const Site& site, cons
     }
     const RowBegin& rows = rows_of(site.stream);
     const at::Tensor row = method_.list(row_of_token(rows));
-    const auto spread = [&](const at::Tensor& of_rows) {
-        return of_rows.defined() ? of_rows.index_select(0, row) : of_rows;
+    const auto spread = [&](const at::Tensor& all) {
+        return all.defined() ? all.index_select(0, row) : all;
     };
     const at::Tensor p = method_.classify(position, g_, spread(task_noise(site)));
-    at::Tensor weights = method_.allocate(position, p, spread(skill_noise(site)));
+    const at::Tensor& mixtures = task_rows(position);
+    at::Tensor weights = method_.allocate(p, of_rows(mixtures) ? spread(mixtures) : mixtures);
     if (!given_.empty()) {
         const auto count = static_cast<int64_t>(prompt_.size());
         const at::Tensor index = method_.list(given_);

@@ -21,19 +21,17 @@ template <class T>
 void project_all(const Plan& plan, const T* x, const T* factors, bool by_slot, int64_t d, int64_t rank,
                  float scale, bool only_few, float* u) {
     const double work = static_cast<double>(plan.tokens()) * d * rank;
-#pragma omp parallel for schedule(static) if (work >= parallel_products)
-    for (int64_t i = 0; i < plan.piece_count(); ++i) {
-        const Piece& piece = plan.piece(i);
-        const Segment& segment = plan.segment(piece.segment);
+#pragma omp parallel if (work >= parallel_products)
+    plan.each_of_mine([&](const Piece& piece, const Segment& segment) {
         const int64_t tokens = piece.end - piece.begin;
         float* out = u + piece.begin * rank;
-        if (only_few && !segment.few) continue;
+        if (only_few && !segment.few) return;
         if (segment.group < 0)
             std::memset(out, 0, static_cast<size_t>(tokens * rank) * 4);
         else
             project(x + piece.begin * d, d, factors + (by_slot ? segment.slot : segment.group) * rank * d, d,
                     tokens, d, rank, scale, out, rank);
-    }
+    });
 }
 
 #if defined(__AMX_BF16__)
@@ -46,15 +44,12 @@ void project_on_tiles(const Plan& plan, const bf16* x, const float* cells, int64
     {
         Tiles tiles;
         alignas(64) float sums[Tiles::most_rows * Tiles::most_columns];
-#pragma omp for schedule(static)
-        for (int64_t i = 0; i < plan.piece_count(); ++i) {
-            const Piece& piece = plan.piece(i);
-            const Segment& segment = plan.segment(piece.segment);
-            if (segment.few) continue;
+        plan.each_of_mine([&](const Piece& piece, const Segment& segment) {
+            if (segment.few) return;
             if (segment.group < 0) {
                 std::memset(u + piece.begin * rank, 0,
                             static_cast<size_t>((piece.end - piece.begin) * rank) * 4);
-                continue;
+                return;
             }
             const float* factor = cells + segment.slot * rank * (d / 2);
             for (int64_t t = piece.begin; t < piece.end; t += Tiles::most_rows)
@@ -66,7 +61,7 @@ void project_on_tiles(const Plan& plan, const bf16* x, const float* cells, int64
                     for (int64_t j = 0; j < m; ++j)
                         store(u + (t + j) * rank + r, load(sums + j * Tiles::most_columns) * scale, Part{n});
                 }
-        }
+        });
     }
 }
 
@@ -142,11 +137,8 @@ void expand_all(const Plan& plan, const float* v, float scale, const float* pack
 #pragma omp parallel if (work >= parallel_products)
     {
         [[maybe_unused]] Tiles tiles;
-#pragma omp for schedule(static)
-        for (int64_t i = 0; i < plan.piece_count(); ++i) {
-            const Piece& piece = plan.piece(i);
-            const Segment& segment = plan.segment(piece.segment);
-            if (segment.group < 0) continue;
+        plan.each_of_mine([&](const Piece& piece, const Segment& segment) {
+            if (segment.group < 0) return;
             const float *own = cells.get() + piece.begin * rank_cells,
                         *m = packed + segment.slot * rank_cells * stride;
             const int64_t tokens = piece.end - piece.begin;
@@ -155,11 +147,11 @@ void expand_all(const Plan& plan, const float* v, float scale, const float* pack
             if constexpr (on_tiles<T>)
                 if (!segment.few && d % Tiles::most_columns == 0) {
                     expand_on_tiles(tiles, own, rank_cells, m, stride, tokens, d, to);
-                    continue;
+                    return;
                 }
 #endif
             expand(own, rank_cells, m, stride, tokens, d, to);
-        }
+        });
     }
 }
 

@@ -24,7 +24,12 @@ struct Piece {
 
 class Plan {
   public:
-    static constexpr int64_t piece_tokens = 48, few_tokens = 4;
+#if defined(__AMX_BF16__)
+    static constexpr int64_t piece_tokens = 48;  // whole tiles
+#else
+    static constexpr int64_t piece_tokens = 24;
+#endif
+    static constexpr int64_t few_tokens = 4;
 
     Plan(const int32_t* group_of_row, Rows rows, int depth)
         : segments_(rows.count + 1),
@@ -56,14 +61,26 @@ class Plan {
 
     int64_t tokens() const { return tokens_; }
     int64_t segment_count() const { return segment_count_; }
-    int64_t piece_count() const { return piece_count_; }
     int64_t slots() const { return slots_; }
     int64_t pairs() const { return pairs_; }
     /// Whether there are segments of few tokens, and others.
     bool few() const { return few_; }
     bool many() const { return many_; }
     const Segment& segment(int64_t i) const { return segments_[i]; }
-    const Piece& piece(int64_t i) const { return pieces_[i]; }
+    /// First of the pieces that are the work of the `thread`-th of `threads`: those whose middle lies in its
+    /// part of the tokens.
+    int64_t first_piece(int64_t thread, int64_t threads) const {
+        int64_t i = 0;
+        while (i < piece_count_ && (pieces_[i].begin + pieces_[i].end) * threads < 2 * tokens_ * thread) ++i;
+        return thread < threads ? i : piece_count_;
+    }
+    /// Inside a parallel region: calls use(piece, its segment) for this thread's pieces.
+    template <class Use>
+    void each_of_mine(const Use& use) const {
+        const int64_t end = first_piece(thread_number() + 1, team_size());
+        for (int64_t i = first_piece(thread_number(), team_size()); i < end; ++i)
+            use(pieces_[i], segments_[pieces_[i].segment]);
+    }
     int32_t group_of_slot(int64_t slot) const { return groups_[slot]; }
 
   private:

@@ -367,6 +367,14 @@ inline int thread_limit() {
     return 1;
 #endif
 }
+/// Threads of the parallel region that runs.
+inline int team_size() {
+#if defined(_OPENMP)
+    return omp_get_num_threads();
+#else
+    return 1;
+#endif
+}
 inline int thread_number() {
 #if defined(_OPENMP)
     return omp_get_thread_num();
