@@ -168,8 +168,8 @@ struct OpTable {
     void (*multiply_panels)(Float type, const void* x, Rows rows, int64_t columns,
                             const PanelBranch* branches, int32_t count);
     /// y [n, outputs] (+)= x [n, depth] by dense weights. Sums are float32, rounded once; a token's result
-    /// depends neither on the tokens beside it nor on the number of threads. Null where a library's product
-    /// is as fast.
+    /// depends neither on the tokens beside it nor on the number of threads. Null in sets that do not
+    /// multiply pairs of bf16: a library's product is as fast there.
     void (*multiply_dense)(const uint16_t* x, int64_t n, const DenseWeights& weights, int add, uint16_t* y);
     void (*to_bf16)(const float* src, uint16_t* dst, int64_t n);
     void (*from_bf16)(const uint16_t* src, float* dst, int64_t n);

@@ -64,7 +64,8 @@ class OrchMoe final : public SiteMethod {
     /// What each latent task makes of the skills, of all sites at once: [units, T, splits * skills] of each,
     /// from noise `u` [sites, units, T, splits, skills]; [T, splits * skills] with `u` undefined.
     std::vector<at::Tensor> task_rows(const at::Tensor& u) const;
-    /// v [units, splits, skills]: p against its site's task_rows(), which may be undefined for a softmax gate.
+    /// v [units, splits, skills]: p against its site's task_rows(), which may be undefined for a softmax
+    /// gate.
     at::Tensor allocate(const at::Tensor& p, const at::Tensor& rows) const;
     /// `weights` [rows, splits, skills], or [tokens, 1, skills] with per_token.
     LowRank update(size_t site, const at::Tensor& weights) const;

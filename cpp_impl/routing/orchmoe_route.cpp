@@ -212,9 +212,8 @@ const at::Tensor& OrchAdaptation::task_rows(size_t position) {
 
 at::Tensor OrchAdaptation::task_noise(const Site& site) const {
     if (!train_ || !options().samples_tasks()) return {};
-    at::Tensor u =
-        at::empty({static_cast<int64_t>(prompt_.size()), options().blocks(), options().classes()},
-                  at::TensorOptions().dtype(at::kFloat));
+    at::Tensor u = at::empty({static_cast<int64_t>(prompt_.size()), options().blocks(), options().classes()},
+                             at::TensorOptions().dtype(at::kFloat));
     draw(site, "u_task", u);
     return -at::log(-at::log(on_device(u, method_.device())));
 }
@@ -316,9 +315,7 @@ at::Tensor OrchAdaptation::token_weights(size_t position, const Site& site, cons
     }
     const RowBegin& rows = rows_of(site.stream);
     const at::Tensor row = method_.list(row_of_token(rows));
-    const auto spread = [&](const at::Tensor& all) {
-        return all.defined() ? all.index_select(0, row) : all;
-    };
+    const auto spread = [&](const at::Tensor& all) { return all.defined() ? all.index_select(0, row) : all; };
     const at::Tensor p = method_.classify(position, g_, spread(task_noise(site)));
     const at::Tensor& mixtures = task_rows(position);
     at::Tensor weights = method_.allocate(p, of_rows(mixtures) ? spread(mixtures) : mixtures);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Products of many tokens with frozen bf16 weights. A thread owns panels of 32 outputs: their weights are laid
-// out as cells, as many panels as its L2 cache keeps, and meet every block of tokens there.
+// Products of many tokens with frozen bf16 weights. A thread owns panels of 32 outputs: their weights are
+// laid out as cells, as many panels as its L2 cache keeps, and meet every block of tokens there.
 #include "kernels/cpu/isa/amx.h"
 #include "kernels/cpu/isa/kernels.h"
 
@@ -182,11 +182,13 @@ void run(BlockTiles& tiles, const Job& job, const DenseWeights& w, const bf16* x
         const bf16* block = x + t * depth;
         if (tokens < block_tokens) {
             std::memcpy(room.rest, block, static_cast<size_t>(tokens * depth) * 2);
-            std::memset(room.rest + tokens * depth, 0, static_cast<size_t>((block_tokens - tokens) * depth) * 2);
+            std::memset(room.rest + tokens * depth, 0,
+                        static_cast<size_t>((block_tokens - tokens) * depth) * 2);
             block = room.rest;
         }
         const int64_t behind = t + tokens;
-        Fetch next(x + behind * depth, least(block_tokens, job.last - behind) * depth, job.count * depth / side);
+        Fetch next(x + behind * depth, least(block_tokens, job.last - behind) * depth,
+                   job.count * depth / side);
         for (int64_t k = 0; k < depth; k += piece)
             for (int64_t i = 0; i < job.count; ++i) {
                 float* sums = room.sums + (pieces == 1 ? 0 : i) * sums_of_block;
@@ -210,21 +212,28 @@ struct Room {
     Room(float* at, const DenseWeights&, int64_t) : cells(at) {}
 };
 
-/// Sums in registers over the whole depth.
+/// tile() of up to Rows tokens, each number of them unrolled.
+template <int Rows = block_tokens>
+void some_rows(int64_t rows, Operand x, const float* cells, bf16* y, int64_t outputs, int64_t line,
+               bool add) {
+    if (rows == Rows)
+        tile<2, Rows, 2>(x, cells, side, y, outputs, line, add);
+    else if constexpr (Rows > 1)
+        some_rows<Rows - 1>(rows, x, cells, y, outputs, line, add);
+}
+
+/// Sums in registers over the whole depth, of blocks of nearly equal size: one of few tokens would wait for
+/// its own sums.
 void run(BlockTiles&, const Job& job, const DenseWeights& w, const bf16* x, const Room& room, bool add,
          bf16* y) {
-    const int64_t line = w.depth() / 2, outputs = w.outputs();
-    for (int64_t t = job.first; t < job.last; t += block_tokens) {
-        const int64_t tokens = least(block_tokens, job.last - t);
+    const int64_t line = w.depth() / 2, outputs = w.outputs(), n = job.last - job.first;
+    const int64_t blocks = (n + block_tokens - 1) / block_tokens;
+    for (int64_t k = 0; k < blocks; ++k) {
+        const int64_t t = job.first + n * k / blocks, tokens = job.first + n * (k + 1) / blocks - t;
         const Operand block{reinterpret_cast<const float*>(x + t * w.depth()), line, 1};
-        for (int64_t i = 0; i < job.count; ++i) {
-            const float* cells = room.cells + i * cells_of_panel(w);
-            bf16* to = y + t * outputs + (job.panel + i) * side;
-            if (tokens == block_tokens)
-                tile<2, block_tokens, 2>(block, cells, side, to, outputs, line, add);
-            else
-                tile_column<2, 2>(tokens, block, cells, side, to, outputs, line, add);
-        }
+        for (int64_t i = 0; i < job.count; ++i)
+            some_rows(tokens, block, room.cells + i * cells_of_panel(w),
+                      y + t * outputs + (job.panel + i) * side, outputs, line, add);
     }
 }
 #endif

@@ -17,18 +17,19 @@ struct Segment {
     bool few;             ///< made of rows too short to pay for packed factors: decoded tokens
 };
 
-/// A part of a segment short enough to be one thread's work item.
+#if defined(__AMX_BF16__)
+inline constexpr int64_t piece_tokens = 48;  // whole tiles
+#else
+inline constexpr int64_t piece_tokens = 24;
+#endif
+
+/// A part of a segment short enough to be one thread's work item: up to piece_tokens.
 struct Piece {
     int32_t segment, begin, end;
 };
 
 class Plan {
   public:
-#if defined(__AMX_BF16__)
-    static constexpr int64_t piece_tokens = 48;  // whole tiles
-#else
-    static constexpr int64_t piece_tokens = 24;
-#endif
     static constexpr int64_t few_tokens = 4;
 
     Plan(const int32_t* group_of_row, Rows rows, int depth)
