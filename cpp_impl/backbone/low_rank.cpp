@@ -26,7 +26,7 @@ at::TensorOptions floats_like(const at::Tensor& t) {
 /// A LowRank made ready for the kernels: factors in compute dtype, one group per row, u kept for the backward
 /// pass.
 struct Update {
-    at::Tensor a, b;                ///< compute dtype; of banks: made for each use
+    at::Tensor a, b;                ///< compute dtype; of banks: made for each use; no a: u was given
     std::vector<FactorBank> banks;  ///< without history, contiguous, float32
     at::ScalarType a_dtype = at::kFloat, b_dtype = at::kFloat, gate_dtype = at::kFloat;
     std::vector<int32_t> group_of_row;
@@ -149,20 +149,29 @@ at::Tensor in_dtype(const at::Tensor& factor, at::ScalarType dtype) {
 Update prepare(const LowRank& raw, const at::Tensor& x, int64_t d_out, const RowBegin& rows) {
     const auto row_count = static_cast<int64_t>(rows.size()) - 1;
     if (!raw.banks.empty()) return prepare_banks(raw, x, d_out, row_count);
-    const int64_t dims = raw.a.dim(), groups = dims == 3 ? raw.a.size(0) : 1;
-    check((dims == 2 || dims == 3) && raw.b.dim() == dims,
+    const bool projected = !raw.a.defined();
+    const int64_t dims = raw.b.dim(), groups = dims == 3 ? raw.b.size(0) : 1;
+    check((dims == 2 || dims == 3) && (projected || raw.a.dim() == dims),
           "a is [groups, R, d_in] and b [groups, d_out, R], or both without groups");
-    check(raw.a.size(-1) == x.size(1) && raw.b.size(-2) == d_out, "a or b does not fit the site");
-    check(dims == 2 || raw.b.size(0) == groups, "a and b have different numbers of groups");
+    check(raw.b.size(-2) == d_out && (projected || raw.a.size(-1) == x.size(1)),
+          "a or b does not fit the site");
+    check(projected || dims == 2 || raw.a.size(0) == groups, "a and b have different numbers of groups");
     Update update;
     const auto dtype = x.scalar_type();
-    update.a_dtype = raw.a.scalar_type();
     update.b_dtype = raw.b.scalar_type();
-    update.a = in_dtype(raw.a, dtype);
     update.b = in_dtype(raw.b, dtype);
     update.scale = raw.scale;
     set_groups(update, raw, groups, row_count);
-    if (raw.input.defined()) {
+    if (!projected) {
+        update.a_dtype = raw.a.scalar_type();
+        update.a = in_dtype(raw.a, dtype);
+    }
+    if (projected) {
+        check(raw.input.defined() && raw.input.dim() == 2 && raw.input.size(0) == x.size(0) &&
+                  raw.input.scalar_type() == at::kFloat,
+              "without a, input is [N, R] float32");
+        update.u = raw.input.detach().contiguous();
+    } else if (raw.input.defined()) {
         check(raw.input.sizes() == x.sizes() && raw.input.scalar_type() == dtype,
               "input differs from x in shape or dtype");
         update.input = raw.input.detach().contiguous();
@@ -170,7 +179,7 @@ Update prepare(const LowRank& raw, const at::Tensor& x, int64_t d_out, const Row
     kernels::GateShape& shape = update.shape;
     shape.kind = kernel_kind(raw.gate_kind);
     shape.per_token = raw.gate_per_token;
-    shape.ranks_in = raw.a.size(-2);
+    shape.ranks_in = projected ? update.u.size(1) : raw.a.size(-2);
     shape.ranks_out = raw.b.size(-1);
     if (raw.gate_kind == Gate::none) {
         check(shape.ranks_in == shape.ranks_out, "a and b have different ranks");
@@ -209,6 +218,7 @@ void add_up(Update& update, const RowBegin& rows, at::Tensor& y) {
 }
 
 void add_update(Update& update, const at::Tensor& x, const RowBegin& rows, at::Tensor& y) {
+    if (update.u.defined()) return add_up(update, rows, y);
     const auto& ops = ops_of(x);
     const auto type = float_of(x.scalar_type());
     const at::Tensor& input = update.input.defined() ? update.input : x;
@@ -224,7 +234,7 @@ bool add_at_once(const Update& update, const at::Tensor& x, const RowBegin& rows
     constexpr int64_t few = 64;
     const auto& ops = ops_of(x);
     const kernels::GateShape& shape = update.shape;
-    if (!ops.low_rank || x.size(0) > few ||
+    if (!ops.low_rank || update.u.defined() || x.size(0) > few ||
         std::max(shape.ranks_in, shape.ranks_out) > kernels::low_rank_ranks)
         return false;
     const at::Tensor& input = update.input.defined() ? update.input : x;
@@ -371,14 +381,16 @@ class AdaptedLinearNode final : public SavedNode {
         const auto type = float_of(dy.scalar_type());
         const auto& shape = update.shape;
         const int64_t tokens = dy.size(0);
-        const bool own_input = update.input.defined();
+        const bool own_input = update.input.defined(),
+                   projected = update.banks.empty() && !update.a.defined();
         const at::Tensor& input = own_input ? update.input : x;
         if (own_input && wants(slot + 3)) result[slot + 3] = new_zeros(input.sizes(), input.options());
-        const at::Tensor& dinput = result[own_input ? slot + 3 : 0];
+        const at::Tensor dinput = projected ? at::Tensor() : result[own_input ? slot + 3 : 0];
         const bool want_da = wants(slot), want_db = wants(slot + 1),
                    want_gate = update.gated() && wants(slot + 2),
-                   want_banks = wants_bank(slot + 4, update.banks.size());
-        if (!want_da && !want_db && !want_gate && !want_banks && !dinput.defined()) return;
+                   want_banks = wants_bank(slot + 4, update.banks.size()),
+                   want_du = projected && wants(slot + 3);
+        if (!want_da && !want_db && !want_gate && !want_banks && !want_du && !dinput.defined()) return;
 
         if (!update.banks.empty()) mix_banks(update, dy.scalar_type());
         at::Tensor da, db;
@@ -397,10 +409,12 @@ class AdaptedLinearNode final : public SavedNode {
                               update.u.data_ptr<float>(), dv.data_ptr<float>(), du.data_ptr<float>(),
                               float_or_null(dgate));
         }
-        ops.low_rank_down_backward(type, du.data_ptr<float>(), input.data_ptr(), update.a.data_ptr(),
-                                   update.group_of_row.data(), kernel_rows(rows), input.size(1),
-                                   shape.ranks_in, dinput.defined() ? dinput.data_ptr() : nullptr,
-                                   float_or_null(da));
+        if (want_du) result[slot + 3] = du;
+        if (dinput.defined() || da.defined())
+            ops.low_rank_down_backward(type, du.data_ptr<float>(), input.data_ptr(), update.a.data_ptr(),
+                                       update.group_of_row.data(), kernel_rows(rows), input.size(1),
+                                       shape.ranks_in, dinput.defined() ? dinput.data_ptr() : nullptr,
+                                       float_or_null(da));
         if (want_da) result[slot] = da.to(update.a_dtype);
         if (want_db) result[slot + 1] = db.to(update.b_dtype);
         if (want_gate) result[slot + 2] = dgate.to(update.gate_dtype);

@@ -40,7 +40,8 @@ struct FactorBank {
 
 /// A low-rank update of one site for one batch. Tensors may carry autograd history.
 struct LowRank {
-    at::Tensor a;                   ///< [G, R, d_in]: G groups; or [R, d_in], the same for every row
+    at::Tensor
+        a;  ///< [G, R, d_in]: G groups; or [R, d_in], the same for every row; or undefined, see `input`
     at::Tensor b;                   ///< [G, d_out, R], or [d_out, R]
     std::vector<FactorBank> banks;  ///< instead of a and b
     /// Group of each row; -1 = no update for that row. Empty: every row uses group 0.
@@ -50,7 +51,9 @@ struct LowRank {
         gate;  ///< [rows, W] (one per row) or [N, W] (one per token); which one follows from `gate_per_token`
     bool gate_per_token = false;
     double scale = 1.0;
-    at::Tensor input;  ///< read instead of x when defined (dropout), [N, d_in]
+    /// Read instead of x when defined (dropout), [N, d_in]. With `a` undefined: Down(x) itself, made by the
+    /// method for purposes of its own, [N, R] float32.
+    at::Tensor input;
     /// Serving: instead of all the above, each row's own plain pair in x's dtype, [rows]; kept alive by
     /// whoever made the update. No gradients.
     const kernels::RowFactors* of_row = nullptr;

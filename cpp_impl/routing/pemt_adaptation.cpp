@@ -65,8 +65,8 @@ class PemtAdaptation final : public Adaptation {
     at::Tensor route(const Pemt::Place& place, const at::Tensor& query) const;
     /// [rows, m].
     at::Tensor gates(const Pemt::Place& place, const at::Tensor& x);
-    void add_sparsity(const Pemt::Place& place, const at::Tensor& gates, const at::Tensor& u,
-                      const at::Tensor& f, const std::vector<at::Tensor>& experts);
+    void add_sparsity(const Pemt::Place& place, const at::Tensor& gates, const at::Tensor& f,
+                      const std::vector<at::Tensor>& experts);
 
     const Pemt& method_;
     const PromptedRows rows_;
@@ -77,6 +77,7 @@ class PemtAdaptation final : public Adaptation {
     std::optional<uint64_t> seed_;
     at::Tensor encoder_query_;
     std::vector<at::Tensor> gates_;  ///< per place, of the last at()
+    at::Tensor projected_;           ///< of the last at(), where the sparsity loss reads it
     std::vector<at::Tensor> sparsity_;
     at::Tensor tasks_[2];  ///< of each line of a norm's gains, per stream
 };
@@ -176,7 +177,10 @@ std::vector<LowRank> PemtAdaptation::at(const Site& site, const at::Tensor& x) {
     if (method_.sources().expert != "lora") return {};
     LowRank update;
     const StackedExperts experts = method_.stacked(static_cast<size_t>(position), x.scalar_type());
-    update.a = experts.a;
+    if (sparsity_wanted_)  // which reads it, too
+        update.input = projected_ = project(x, experts);
+    else
+        update.a = experts.a;
     update.b = experts.b;
     update.gate_kind = Gate::diagonal;
     update.gate = gate;
@@ -203,18 +207,19 @@ at::Tensor PemtAdaptation::feed_forward(int layer, const at::Tensor& u, const at
         }
     }
     const at::Tensor f = h + method_.adapter(place).apply(h, begin, rows_.task);
-    if (sparsity_wanted_) add_sparsity(place, gate, u, f, experts);
+    if (sparsity_wanted_) add_sparsity(place, gate, f, experts);
     return f;
 }
 
-void PemtAdaptation::add_sparsity(const Pemt::Place& place, const at::Tensor& gates, const at::Tensor& u,
-                                  const at::Tensor& f, const std::vector<at::Tensor>& experts) {
+void PemtAdaptation::add_sparsity(const Pemt::Place& place, const at::Tensor& gates, const at::Tensor& f,
+                                  const std::vector<at::Tensor>& experts) {
     const Pemt::Options& options = method_.options();
     const at::Tensor seen = options.ts_detach_output ? f.detach() : f;
     const auto position = static_cast<size_t>(method_.place_of(place.site.layer));
-    const at::Tensor cosines = experts.empty()
-                                   ? cosine_to_low_rank(seen, u, method_.stacked(position, u.scalar_type()))
-                                   : cosine_to(seen, experts);
+    const at::Tensor cosines =
+        experts.empty() ? cosine_to_low_rank(seen, projected_, method_.stacked(position, f.scalar_type()))
+                        : cosine_to(seen, experts);
+    projected_ = at::Tensor();
     at::Tensor mask;
     if (options.ts_mask_padding) mask = recorded_noise(input_, place.site.path, "attention_mask");
     sparsity_.push_back(task_sparsity(cosines, gates, mask.defined() ? mask.reshape({-1}) : mask));

@@ -27,25 +27,56 @@ at::Tensor length(const at::Tensor& squared) {
     return squared.clamp_min(shortest * shortest).sqrt();
 }
 
+constexpr int32_t one_group = 0;
+
 /// All experts are one pair of m r ranks that every token reads.
+class ProjectNode final : public SavedNode {
+  public:
+    std::string name() const override { return "ProjectExperts"; }
+
+    at::Tensor forward(const at::Tensor& u, const at::Tensor& a) {
+        POLYAD_CHECK(u.scalar_type() == a.scalar_type());
+        options_ = u.options();
+        a_ = a;
+        begin_[1] = static_cast<int32_t>(u.size(0));
+        at::Tensor v = new_buffer({u.size(0), a.size(1)}, u.options().dtype(at::kFloat));
+        ops_of(u).low_rank_down(float_of(u.scalar_type()), u.data_ptr(), a.data_ptr(), &one_group,
+                                {begin_, 1}, u.size(1), a.size(1), v.data_ptr<float>());
+        return v;
+    }
+
+  protected:
+    List backward(List&& gradients) override {
+        if (!gradients[0].defined() || !wants(0)) return List(1);
+        const at::Tensor dv = gradients[0].contiguous();
+        at::Tensor du = new_zeros({dv.size(0), a_.size(2)}, options_);
+        ops_of(dv).low_rank_down_backward(float_of(a_.scalar_type()), dv.data_ptr<float>(), nullptr,
+                                          a_.data_ptr(), &one_group, {begin_, 1}, a_.size(2), a_.size(1),
+                                          du.data_ptr(), nullptr);
+        return {du};
+    }
+    void release() override { a_ = at::Tensor(); }
+
+  private:
+    at::Tensor a_;
+    at::TensorOptions options_;
+    int32_t begin_[2] = {0, 0};
+};
+
 class CosineNode final : public SavedNode {
   public:
     std::string name() const override { return "CosineToLowRank"; }
 
-    at::Tensor forward(const at::Tensor& f, const at::Tensor& u, const StackedExperts& experts) {
-        POLYAD_CHECK(f.size(0) == u.size(0) && f.scalar_type() == experts.b.scalar_type() &&
-                     u.scalar_type() == experts.a.scalar_type());
+    at::Tensor forward(const at::Tensor& f, const at::Tensor& v, const StackedExperts& experts) {
+        POLYAD_CHECK(f.size(0) == v.size(0) && f.scalar_type() == experts.b.scalar_type() &&
+                     v.scalar_type() == at::kFloat && v.size(1) == experts.b.size(2));
         f_ = f;
-        u_options_ = u.options();
+        v_ = v;
         experts_ = experts;
-        v_ = new_buffer({tokens(), ranks()}, floats());
         along_ = new_buffer({tokens(), ranks()}, floats());
-        const auto& ops = ops_of(f);
-        ops.low_rank_down(float_of(u.scalar_type()), u.data_ptr(), experts.a.data_ptr(), &group, rows(),
-                          u.size(1), ranks(), v_.data_ptr<float>());
-        ops.low_rank_up_backward(float_of(f.scalar_type()), f.data_ptr(), v_.data_ptr<float>(),
-                                 experts.b.data_ptr(), &group, rows(), f.size(1), ranks(), 1.0f,
-                                 along_.data_ptr<float>(), nullptr);
+        ops_of(f).low_rank_up_backward(float_of(f.scalar_type()), f.data_ptr(), v_.data_ptr<float>(),
+                                       experts.b.data_ptr(), &one_group, rows(), f.size(1), ranks(), 1.0f,
+                                       along_.data_ptr<float>(), nullptr);
         const double s = experts.scale;
         squared_ = sum_of_products(by_gram(), v_).mul_(s * s);
         own_squared_ = at::linalg_vector_norm(f, 2, {-1}, true, at::kFloat).square_();
@@ -68,17 +99,16 @@ class CosineNode final : public SavedNode {
             at::Tensor dv = by_gram();
             per_expert(dv).mul_((of_square(squared_) * (2.0 * s * s)).unsqueeze(2));
             per_expert(dv).addcmul_(per_expert(along_), (ddot * s).unsqueeze(2));
-            result[1] = new_zeros({tokens(), experts_.a.size(2)}, u_options_);
-            ops_of(f_).low_rank_down_backward(float_of(experts_.a.scalar_type()), dv.data_ptr<float>(),
-                                              nullptr, experts_.a.data_ptr(), &group, rows(),
-                                              experts_.a.size(2), ranks(), result[1].data_ptr(), nullptr);
+            result[1] = dv;
         }
         if (wants(0)) {
-            per_expert(v_).mul_((ddot * s).unsqueeze(2));  // not needed any more
+            at::Tensor scaled = new_buffer({tokens(), ranks()}, floats()), experts = per_expert(scaled);
+            at::mul_out(experts, per_expert(v_), (ddot * s).unsqueeze(2));
             result[0] = new_buffer_like(f_);
             at::mul_out(result[0], f_, of_square(own_squared_).sum(-1, true).mul_(2.0));
-            ops_of(f_).low_rank_up(float_of(f_.scalar_type()), v_.data_ptr<float>(), experts_.b.data_ptr(),
-                                   &group, rows(), f_.size(1), ranks(), 1.0f, result[0].data_ptr());
+            ops_of(f_).low_rank_up(float_of(f_.scalar_type()), scaled.data_ptr<float>(),
+                                   experts_.b.data_ptr(), &one_group, rows(), f_.size(1), ranks(), 1.0f,
+                                   result[0].data_ptr());
         }
         return result;
     }
@@ -88,10 +118,8 @@ class CosineNode final : public SavedNode {
     }
 
   private:
-    static constexpr int32_t group = 0;
-
     int64_t tokens() const { return f_.size(0); }
-    int64_t ranks() const { return experts_.a.size(1); }
+    int64_t ranks() const { return experts_.b.size(2); }
     at::TensorOptions floats() const { return f_.options().dtype(at::kFloat); }
     kernels::Rows rows() {
         begin_[1] = static_cast<int32_t>(tokens());
@@ -120,7 +148,6 @@ class CosineNode final : public SavedNode {
 
     at::Tensor f_, v_, along_;                ///< v = A u and B^T f, [N, m r] float32
     at::Tensor squared_, own_squared_, dot_;  ///< |e|^2 [N, m], |f|^2 [N, 1], e.f [N, m]
-    at::TensorOptions u_options_;
     StackedExperts experts_;
     int32_t begin_[2] = {0, 0};
 };
@@ -135,15 +162,22 @@ StackedExperts StackedExperts::of(const at::Tensor& a, const at::Tensor& b, doub
             at::bmm(up.transpose(1, 2), up), scale};
 }
 
-at::Tensor cosine_to_low_rank(const at::Tensor& f, const at::Tensor& u, const StackedExperts& experts) {
+at::Tensor project(const at::Tensor& u, const StackedExperts& experts) {
+    auto node = make_node<ProjectNode>();
+    at::Tensor v = node->forward(u.detach().contiguous(), experts.a);
+    if (needs_gradient(u)) record(node, {u}, {v});
+    return v;
+}
+
+at::Tensor cosine_to_low_rank(const at::Tensor& f, const at::Tensor& v, const StackedExperts& experts) {
     auto node = make_node<CosineNode>();
-    const bool recorded = needs_gradient(f, u);
+    const bool recorded = needs_gradient(f, v);
     at::Tensor cosines;
     {
         const at::NoGradGuard no_grad;
-        cosines = node->forward(f.detach().contiguous(), u.detach().contiguous(), experts);
+        cosines = node->forward(f.detach().contiguous(), v.detach(), experts);
     }
-    if (recorded) record(node, {f, u}, {cosines});
+    if (recorded) record(node, {f, v}, {cosines});
     return cosines;
 }
 

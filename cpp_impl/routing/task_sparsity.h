@@ -21,9 +21,11 @@ struct StackedExperts {
     /// From a [m, r, d_in] and b [m, d_out, r].
     static StackedExperts of(const at::Tensor& a, const at::Tensor& b, double scale, at::ScalarType dtype);
 };
-/// cos(f, s B_i A_i u) for every expert, [N, m] float32: f [N, d_out], u [N, d_in]. No expert's output is
-/// made: with v = A_i u it needs B_i^T f and |B_i v|^2 = v^T (B_i^T B_i) v only. Differentiable in f and u.
-at::Tensor cosine_to_low_rank(const at::Tensor& f, const at::Tensor& u, const StackedExperts& experts);
+/// A_i u of every expert, [N, m r] float32: u [N, d_in]. Differentiable in u.
+at::Tensor project(const at::Tensor& u, const StackedExperts& experts);
+/// cos(f, s B_i v_i) for every expert, [N, m] float32: f [N, d_out], v from project(). No expert's output is
+/// made: it needs B_i^T f and |B_i v_i|^2 = v_i^T (B_i^T B_i) v_i only. Differentiable in f and v.
+at::Tensor cosine_to_low_rank(const at::Tensor& f, const at::Tensor& v, const StackedExperts& experts);
 /// cos(f, e_i) for experts' outputs e_i [N, d_out], [N, m].
 at::Tensor cosine_to(const at::Tensor& f, const std::vector<at::Tensor>& experts);
 /// L from the cosines [N, m] and the gates [rows, m]; `tokens` [N] (bool, or undefined = all) says which

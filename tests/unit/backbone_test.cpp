@@ -136,11 +136,22 @@ TEST(AdaptedLinear, ForwardAndEveryGradientFollowTheFormula) {
             wanted.push_back(leaf.grad().clone());
             leaf.mutable_grad() = at::Tensor();
         }
-        const at::Tensor actual = adapted_linear(x, w, bias, rows, updates);
-        expect_near(actual.detach(), expected.detach(), 2e-6, what);
-        actual.mul(probe).sum().backward();
-        for (size_t i = 0; i < leaves.size(); ++i)
-            expect_near(leaves[i].grad(), wanted[i], 1e-5, text(what, ", leaf ", i));
+        const auto follows = [&](const std::vector<LowRank>& given, const std::string& how) {
+            const at::Tensor actual = adapted_linear(x, w, bias, rows, given);
+            expect_near(actual.detach(), expected.detach(), 2e-6, how);
+            actual.mul(probe).sum().backward();
+            for (size_t i = 0; i < leaves.size(); ++i) {
+                expect_near(leaves[i].grad(), wanted[i], 1e-5, text(how, ", leaf ", i));
+                leaves[i].mutable_grad() = at::Tensor();
+            }
+        };
+        follows(updates, what);
+        if (c.groups) continue;
+        for (LowRank& update : updates) {
+            update.input = (update.input.defined() ? update.input : x).mm(update.a[0].t());
+            update.a = at::Tensor();
+        }
+        follows(updates, what + ", projected before");
     }
 }
 
@@ -194,6 +205,11 @@ TEST(AdaptedLinear, RefusesWhatDoesNotFit) {
     refused([&](LowRank& u) {
         u.gate_kind = Gate::diagonal;
         u.gate = noise(generator, {1, 3});
+    });
+    refused([](LowRank& u) { u.a = at::Tensor(); });
+    refused([&](LowRank& u) {
+        u.a = at::Tensor();
+        u.input = noise(generator, {4, 3});
     });
     EXPECT_THROW(adapted_linear(x, w, {}, {0, 3}, {}), Error);
 }

@@ -245,7 +245,8 @@ TEST(TaskSparsity, FactorsGiveTheCosinesOfTheOutputs) {
     std::vector<at::Tensor> outputs;
     for (int64_t i = 0; i < experts; ++i) outputs.push_back(at::mm(at::mm(u, a[i].t()), b[i].t()) * 0.7);
     const StackedExperts stacked = StackedExperts::of(a, b, 0.7, at::kFloat);
-    const at::Tensor plain = cosine_to(f, outputs), quick = cosine_to_low_rank(f, u, stacked);
+    const at::Tensor plain = cosine_to(f, outputs),
+                     quick = cosine_to_low_rank(f, project(u, stacked), stacked);
     EXPECT_LT(largest(plain, quick), 1e-5);
     EXPECT_EQ(quick.select(1, 2).abs().max().item<double>(), 0.0);
     {
@@ -256,7 +257,7 @@ TEST(TaskSparsity, FactorsGiveTheCosinesOfTheOutputs) {
         for (int64_t i = 0; i < experts; ++i)
             outputs.push_back(at::mm(at::mm(leaves[1], a[i].t()), b[i].t()) * 0.7);
         (cosine_to(leaves[0], outputs) * weight).sum().backward();
-        (cosine_to_low_rank(leaves[2], leaves[3], stacked) * weight).sum().backward();
+        (cosine_to_low_rank(leaves[2], project(leaves[3], stacked), stacked) * weight).sum().backward();
         EXPECT_LT(largest(leaves[0].grad(), leaves[2].grad()), 1e-5);
         EXPECT_LT(largest(leaves[1].grad(), leaves[3].grad()), 1e-5);
     }
