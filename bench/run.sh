@@ -98,10 +98,13 @@ for ((round = 1; round <= rounds; ++round)); do
     done
 done
 
-if part methods; then  # a step of each, plain LoRA's first and last
-    for method in $("$bin/train_bench" --list-methods) lora; do
+if part methods; then  # a step of each, plain LoRA's before it
+    for method in $("$bin/train_bench" --list-methods); do
+        [[ $method != lora ]] || continue
         say "a step of $method"
-        ours "$method" bf16 >>"$results" 2>"$out/errors.log" || { say "'$method' failed"; tail -n 5 "$out/errors.log" >&2; exit 1; }
+        for name in lora "$method"; do
+            ours "$name" bf16 >>"$results" 2>"$out/errors.log" || { say "'$name' failed"; tail -n 5 "$out/errors.log" >&2; exit 1; }
+        done
     done
 fi
 
