@@ -40,7 +40,7 @@ int64_t bytes_per_token(const Backbone& backbone) {
 int64_t default_budget(const Backbone& backbone) {
     constexpr int64_t least = int64_t{64} << 20;
     const auto element = static_cast<int64_t>(at::elementSize(backbone.compute_dtype()));
-    return std::max(least, backbone.info().parameters * element * 4 / 5);
+    return std::max(least, backbone.info().parameters * element * 3 / 4);
 }
 
 /// How rows share beginnings in a training forward.

@@ -19,7 +19,7 @@ struct ForwardPlan {
     int64_t activation_bytes = 0;                 ///< ForwardOptions::activation_bytes of each
 };
 
-/// `activation_bytes` may be kept, or for 0 four fifths of what the backbone's weights take (at least 64
+/// `activation_bytes` may be kept, or for 0 three quarters of what the backbone's weights take (at least 64
 /// MiB). A batch that keeps more makes activations again, and where that would not do or cost too much is
 /// computed in parts of whole rows of about equal length; `share` as for PackedForward, rows that share then
 /// stay together. One part on devices, for encoder-decoders, and for methods whose rows may see each other
