@@ -11,7 +11,7 @@
 namespace polyad {
 namespace {
 
-constexpr double piece_seconds = 0.3e-3, rest_per_work = 7.0;
+constexpr double piece_seconds = 0.3e-3, rest_per_work = 3.0;
 
 double cpu_seconds() {
     timespec now{};

@@ -13,7 +13,7 @@
 
 namespace polyad {
 
-/// One thread's share of the cores while steps run: an eighth of one.
+/// One thread's share of the cores while steps run: a quarter of one.
 class Pace {
   public:
     /// `running` counts the rows that steps decode; at 0 there is no rest. It outlives the pace.
