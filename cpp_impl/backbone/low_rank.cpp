@@ -162,19 +162,19 @@ Update prepare(const LowRank& raw, const at::Tensor& x, int64_t d_out, const Row
     update.b = in_dtype(raw.b, dtype);
     update.scale = raw.scale;
     set_groups(update, raw, groups, row_count);
-    if (!projected) {
-        update.a_dtype = raw.a.scalar_type();
-        update.a = in_dtype(raw.a, dtype);
-    }
     if (projected) {
         check(raw.input.defined() && raw.input.dim() == 2 && raw.input.size(0) == x.size(0) &&
                   raw.input.scalar_type() == at::kFloat,
               "without a, input is [N, R] float32");
         update.u = raw.input.detach().contiguous();
-    } else if (raw.input.defined()) {
-        check(raw.input.sizes() == x.sizes() && raw.input.scalar_type() == dtype,
-              "input differs from x in shape or dtype");
-        update.input = raw.input.detach().contiguous();
+    } else {
+        update.a_dtype = raw.a.scalar_type();
+        update.a = in_dtype(raw.a, dtype);
+        if (raw.input.defined()) {
+            check(raw.input.sizes() == x.sizes() && raw.input.scalar_type() == dtype,
+                  "input differs from x in shape or dtype");
+            update.input = raw.input.detach().contiguous();
+        }
     }
     kernels::GateShape& shape = update.shape;
     shape.kind = kernel_kind(raw.gate_kind);

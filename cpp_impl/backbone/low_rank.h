@@ -40,8 +40,8 @@ struct FactorBank {
 
 /// A low-rank update of one site for one batch. Tensors may carry autograd history.
 struct LowRank {
-    at::Tensor
-        a;  ///< [G, R, d_in]: G groups; or [R, d_in], the same for every row; or undefined, see `input`
+    /// [G, R, d_in]: G groups; or [R, d_in], the same for every row; or undefined, see `input`.
+    at::Tensor a;
     at::Tensor b;                   ///< [G, d_out, R], or [d_out, R]
     std::vector<FactorBank> banks;  ///< instead of a and b
     /// Group of each row; -1 = no update for that row. Empty: every row uses group 0.

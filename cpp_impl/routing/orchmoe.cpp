@@ -161,7 +161,7 @@ at::Tensor OrchMoe::classify(size_t site, const at::Tensor& g, const at::Tensor&
 }
 
 std::vector<at::Tensor> OrchMoe::task_rows(const at::Tensor& u) const {
-    if (options_.gate_only || table_.empty()) return std::vector<at::Tensor>(sites_.size());
+    if (table_.empty()) return std::vector<at::Tensor>(sites_.size());
     const auto sites = static_cast<int64_t>(sites_.size());
     const int64_t tasks = options_.latent_tasks, splits = options_.splits, skills = options_.skills;
     std::vector<at::Tensor> tables;

@@ -73,8 +73,8 @@ class OrchAdaptation final : public Adaptation {
     const at::Tensor& task_rows(size_t position);
     at::Tensor skill_noise() const;
     at::Tensor task_noise(const Site& site) const;
-    /// Whether a site's task_rows() are one for each row.
-    static bool of_rows(const at::Tensor& task_rows) { return task_rows.defined() && task_rows.dim() == 3; }
+    /// Whether noise or task_rows() has a part for each row: there may be none, or one for all.
+    static bool of_rows(const at::Tensor& t) { return t.defined() && t.dim() == 3; }
     void trace(const Site& site, const char* name, const at::Tensor& value) const {
         if (sink_) (*sink_)[site.path][name] = value;
     }
@@ -227,12 +227,11 @@ at::Tensor OrchAdaptation::row_weights(size_t position, const Site& site, const 
     };
     if (!fresh_.empty()) {
         const auto chosen = [&](const at::Tensor& all) {
-            return all.defined() && fresh_.size() < prompt_.size() ? all.index_select(0, method_.list(fresh_))
-                                                                   : all;
+            return of_rows(all) && fresh_.size() < prompt_.size() ? all.index_select(0, method_.list(fresh_))
+                                                                  : all;
         };
         const at::Tensor p = method_.classify(position, row_vectors(site, x), chosen(task_noise(site)));
-        const at::Tensor& rows = task_rows(position);
-        const at::Tensor v = method_.allocate(p, of_rows(rows) ? chosen(rows) : rows);
+        const at::Tensor v = method_.allocate(p, chosen(task_rows(position)));
         for (size_t i = 0; i < fresh_.size(); ++i)
             if (RouteMemory* memory = memory_[static_cast<size_t>(fresh_[i])])
                 memory->values[site.path] = v.select(0, static_cast<int64_t>(i)).detach().clone();
@@ -315,10 +314,9 @@ at::Tensor OrchAdaptation::token_weights(size_t position, const Site& site, cons
     }
     const RowBegin& rows = rows_of(site.stream);
     const at::Tensor row = method_.list(row_of_token(rows));
-    const auto spread = [&](const at::Tensor& all) { return all.defined() ? all.index_select(0, row) : all; };
+    const auto spread = [&](const at::Tensor& all) { return of_rows(all) ? all.index_select(0, row) : all; };
     const at::Tensor p = method_.classify(position, g_, spread(task_noise(site)));
-    const at::Tensor& mixtures = task_rows(position);
-    at::Tensor weights = method_.allocate(p, of_rows(mixtures) ? spread(mixtures) : mixtures);
+    at::Tensor weights = method_.allocate(p, spread(task_rows(position)));
     if (!given_.empty()) {
         const auto count = static_cast<int64_t>(prompt_.size());
         const at::Tensor index = method_.list(given_);

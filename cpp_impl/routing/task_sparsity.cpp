@@ -12,6 +12,7 @@
 #include "backbone/autograd_node.h"
 #include "backbone/buffer_pool.h"
 #include "backbone/device.h"
+#include "backbone/kernel_args.h"
 #include "backbone/weights.h"
 #include "base/error.h"
 #include "kernels/op_table.h"
@@ -38,10 +39,10 @@ class ProjectNode final : public SavedNode {
         POLYAD_CHECK(u.scalar_type() == a.scalar_type());
         options_ = u.options();
         a_ = a;
-        begin_[1] = static_cast<int32_t>(u.size(0));
+        rows_ = {0, static_cast<int32_t>(u.size(0))};
         at::Tensor v = new_buffer({u.size(0), a.size(1)}, u.options().dtype(at::kFloat));
         ops_of(u).low_rank_down(float_of(u.scalar_type()), u.data_ptr(), a.data_ptr(), &one_group,
-                                {begin_, 1}, u.size(1), a.size(1), v.data_ptr<float>());
+                                kernel_rows(rows_), u.size(1), a.size(1), v.data_ptr<float>());
         return v;
     }
 
@@ -51,8 +52,8 @@ class ProjectNode final : public SavedNode {
         const at::Tensor dv = gradients[0].contiguous();
         at::Tensor du = new_zeros({dv.size(0), a_.size(2)}, options_);
         ops_of(dv).low_rank_down_backward(float_of(a_.scalar_type()), dv.data_ptr<float>(), nullptr,
-                                          a_.data_ptr(), &one_group, {begin_, 1}, a_.size(2), a_.size(1),
-                                          du.data_ptr(), nullptr);
+                                          a_.data_ptr(), &one_group, kernel_rows(rows_), a_.size(2),
+                                          a_.size(1), du.data_ptr(), nullptr);
         return {du};
     }
     void release() override { a_ = at::Tensor(); }
@@ -60,7 +61,7 @@ class ProjectNode final : public SavedNode {
   private:
     at::Tensor a_;
     at::TensorOptions options_;
-    int32_t begin_[2] = {0, 0};
+    RowBegin rows_;
 };
 
 class CosineNode final : public SavedNode {
@@ -70,13 +71,14 @@ class CosineNode final : public SavedNode {
     at::Tensor forward(const at::Tensor& f, const at::Tensor& v, const StackedExperts& experts) {
         POLYAD_CHECK(f.size(0) == v.size(0) && f.scalar_type() == experts.b.scalar_type() &&
                      v.scalar_type() == at::kFloat && v.size(1) == experts.b.size(2));
+        rows_ = {0, static_cast<int32_t>(f.size(0))};
         f_ = f;
         v_ = v;
         experts_ = experts;
         along_ = new_buffer({tokens(), ranks()}, floats());
         ops_of(f).low_rank_up_backward(float_of(f.scalar_type()), f.data_ptr(), v_.data_ptr<float>(),
-                                       experts.b.data_ptr(), &one_group, rows(), f.size(1), ranks(), 1.0f,
-                                       along_.data_ptr<float>(), nullptr);
+                                       experts.b.data_ptr(), &one_group, kernel_rows(rows_), f.size(1),
+                                       ranks(), 1.0f, along_.data_ptr<float>(), nullptr);
         const double s = experts.scale;
         squared_ = sum_of_products(by_gram(), v_).mul_(s * s);
         own_squared_ = at::linalg_vector_norm(f, 2, {-1}, true, at::kFloat).square_();
@@ -107,8 +109,8 @@ class CosineNode final : public SavedNode {
             result[0] = new_buffer_like(f_);
             at::mul_out(result[0], f_, of_square(own_squared_).sum(-1, true).mul_(2.0));
             ops_of(f_).low_rank_up(float_of(f_.scalar_type()), scaled.data_ptr<float>(),
-                                   experts_.b.data_ptr(), &one_group, rows(), f_.size(1), ranks(), 1.0f,
-                                   result[0].data_ptr());
+                                   experts_.b.data_ptr(), &one_group, kernel_rows(rows_), f_.size(1), ranks(),
+                                   1.0f, result[0].data_ptr());
         }
         return result;
     }
@@ -121,10 +123,6 @@ class CosineNode final : public SavedNode {
     int64_t tokens() const { return f_.size(0); }
     int64_t ranks() const { return experts_.b.size(2); }
     at::TensorOptions floats() const { return f_.options().dtype(at::kFloat); }
-    kernels::Rows rows() {
-        begin_[1] = static_cast<int32_t>(tokens());
-        return {begin_, 1};
-    }
     at::Tensor per_expert(const at::Tensor& t) const {
         const int64_t m = experts_.gram.size(0);
         return t.view({tokens(), m, ranks() / m});
@@ -149,7 +147,7 @@ class CosineNode final : public SavedNode {
     at::Tensor f_, v_, along_;                ///< v = A u and B^T f, [N, m r] float32
     at::Tensor squared_, own_squared_, dot_;  ///< |e|^2 [N, m], |f|^2 [N, 1], e.f [N, m]
     StackedExperts experts_;
-    int32_t begin_[2] = {0, 0};
+    RowBegin rows_;
 };
 
 }  // namespace

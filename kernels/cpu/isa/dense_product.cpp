@@ -34,17 +34,20 @@ int64_t cells_of_panel(const DenseWeights& weights) {
 /// Cell j of a panel's line k: the weights by which output j takes values 2k and 2k + 1 of x.
 void lay_out(const DenseWeights& weights, int64_t panel, int64_t count, float* cells) {
     const int64_t columns = weights.columns, half = half_of(weights);
-    for (int64_t i = 0; !weights.backward && i < count * 2; ++i) {
-        const bf16* from = weights.w + (panel * 2 + i) * 16 * columns;
-        float* to = cells + i / 2 * cells_of_panel(weights) + i % 2 * half;
-        for (int64_t k = 0; k < columns; k += 32) {
-            __m512 block[16];
-            for (int j = 0; j < 16; ++j) block[j] = _mm512_loadu_ps(from + j * columns + k);
-            transpose16(block);
-            for (int j = 0; j < 16; ++j) _mm512_store_ps(to + (k / 2 + j) * line_cells, block[j]);
+    if (!weights.backward) {
+        for (int64_t i = 0; i < count * 2; ++i) {
+            const bf16* from = weights.w + (panel * 2 + i) * 16 * columns;
+            float* to = cells + i / 2 * cells_of_panel(weights) + i % 2 * half;
+            for (int64_t k = 0; k < columns; k += 32) {
+                __m512 block[16];
+                for (int j = 0; j < 16; ++j) block[j] = _mm512_loadu_ps(from + j * columns + k);
+                transpose16(block);
+                for (int j = 0; j < 16; ++j) _mm512_store_ps(to + (k / 2 + j) * line_cells, block[j]);
+            }
         }
+        return;
     }
-    for (int64_t k = 0; weights.backward && k < weights.rows; k += 2) {
+    for (int64_t k = 0; k < weights.rows; k += 2) {
         const bf16* first = weights.w + k * columns + panel * side;
         float* to = cells + k / 2 * line_cells;
         for (int64_t i = 0; i < count; ++i) {

@@ -73,7 +73,7 @@ class Plan {
     int64_t first_piece(int64_t thread, int64_t threads) const {
         int64_t i = 0;
         while (i < piece_count_ && (pieces_[i].begin + pieces_[i].end) * threads < 2 * tokens_ * thread) ++i;
-        return thread < threads ? i : piece_count_;
+        return i;
     }
     /// Inside a parallel region: calls use(piece, its segment) for this thread's pieces.
     template <class Use>

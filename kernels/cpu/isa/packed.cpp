@@ -286,7 +286,7 @@ void multiply_all(Float type, const void* x, Rows rows, int64_t columns, const P
 
 #pragma omp parallel if (panels * lanes * columns >= parallel_elements)
     {
-        const int64_t thread = omp_get_thread_num(), threads = omp_get_num_threads();
+        const int64_t thread = thread_number(), threads = team_size();
         const int64_t begin = panels * thread / threads, end = panels * (thread + 1) / threads;
         if (begin < end) ask_for(place(begin).data, kernels[place(begin).branch].panel_size);
 #pragma omp for schedule(static) nowait

@@ -6,6 +6,8 @@
 // containers.
 #pragma once
 
+#include <omp.h>
+
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -16,10 +18,6 @@
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
-
 namespace polyad::kernels::POLYAD_ISA {
 
 #if defined(__AVX512F__)
@@ -361,26 +359,14 @@ class Scratch {
 };
 
 inline int thread_limit() {
-#if defined(_OPENMP)
     return omp_get_max_threads();
-#else
-    return 1;
-#endif
 }
 /// Threads of the parallel region that runs.
 inline int team_size() {
-#if defined(_OPENMP)
     return omp_get_num_threads();
-#else
-    return 1;
-#endif
 }
 inline int thread_number() {
-#if defined(_OPENMP)
     return omp_get_thread_num();
-#else
-    return 0;
-#endif
 }
 
 /// Elements of simple element-wise work from which a second thread pays.
