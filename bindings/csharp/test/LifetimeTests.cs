@@ -2,6 +2,7 @@
 using System;
 using System.Collections.Concurrent;
 using System.Collections.Generic;
+using System.Diagnostics;
 using System.IO;
 using System.Linq;
 using System.Runtime.CompilerServices;
@@ -208,10 +209,14 @@ namespace Polyad.Tests
             bool stop = false;
             var collector = new Thread(() =>
             {
+                var clock = new Stopwatch();
                 while (!Volatile.Read(ref stop))
                 {
+                    clock.Restart();
                     GC.Collect();
-                    Thread.Yield();
+                    // Without a rest a thread that waits for the end of a collection wakes up in the next one, for minutes.
+                    TimeSpan end = clock.Elapsed + clock.Elapsed;
+                    while (clock.Elapsed < end) Thread.SpinWait(10);
                 }
             });
             collector.Start();
