@@ -158,8 +158,9 @@ int main(int argc, char** argv) try {
     app.add_option("--repeats", o.repeats);
     app.add_option("--threads", o.threads);
     CLI11_PARSE(app, argc, argv);
-    if (o.threads > 0) at::set_num_threads(o.threads);
-    return run(o);
+    int result = 0;
+    ComputeThread(o.threads).run([&] { result = run(o); });  // as behind the C API
+    return result;
 } catch (const Error& e) {
     std::fprintf(stderr, "generate_bench: %s\n", e.what());
     return 1;

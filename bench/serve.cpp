@@ -17,8 +17,8 @@
 #include <map>
 #include <thread>
 
+#include "backbone/compute_thread.h"
 #include "base/bytes.h"
-#include "base/compute_thread.h"
 #include "base/error.h"
 #include "serving/engine.h"
 #include "training/trainer.h"
@@ -82,11 +82,10 @@ void shake(Skillset& skillset, uint64_t seed, int64_t stride) {
 
 class Bench {
   public:
-    explicit Bench(const Options& o)
-        : o_(o),
-          backbone_(Backbone::open(
-              std::filesystem::path(o.model),
-              BackboneOptions::from_json({{"precision", o.precision}, {"weights", o.weights}}))) {}
+    explicit Bench(const Options& o) : o_(o), compute_(o.threads) {
+        const auto options = BackboneOptions::from_json({{"precision", o.precision}, {"weights", o.weights}});
+        compute_.run([&] { backbone_ = Backbone::open(std::filesystem::path(o.model), options); });
+    }
 
     int run();
 
@@ -136,6 +135,11 @@ class Bench {
         }
         return static_cast<double>(count) * o_.tokens / since(begin);
     }
+    int threads() {
+        int count = 0;
+        compute_.run([&] { count = at::get_num_threads(); });
+        return count;
+    }
     void batches();
     void rotation();
     void switching();
@@ -154,6 +158,7 @@ class Bench {
     }
 
     const Options o_;
+    ComputeThread compute_;
     std::shared_ptr<const Backbone> backbone_;
     Json result_ = Json::object();
 };
@@ -343,7 +348,7 @@ void Bench::training() {
                      .dump() +
                  "\n";
     const auto data = std::make_shared<const Dataset>(Dataset::from_jsonl(Bytes::copy_of(lines, "rows")));
-    const int all = o_.threads > 0 ? o_.threads : at::get_num_threads();
+    const int all = threads();
     struct Share {
         int engine, trainer;
     };
@@ -408,15 +413,20 @@ int Bench::run() {
                           {"prompt", o_.prompt},
                           {"tokens", o_.tokens},
                           {"rounds", o_.rounds},
-                          {"threads", at::get_num_threads()},
+                          {"threads", threads()},
                           {"clock", o_.cpu_time ? "cpu" : "wall"},
                           {"isa", kernels::ops().isa}};
     std::printf("%s\n", result_["setting"].dump().c_str());
-    batches();
-    if (o_.skillsets > 0) rotation();
-    switching();
-    if (o_.publishing) publishing();
-    if (o_.training) training();
+    compute_.run([&] {  // as behind the C API
+        batches();
+        if (o_.skillsets > 0) rotation();
+        switching();
+        if (o_.publishing) publishing();
+    });
+    if (o_.training) {
+        const OneCore caller;
+        training();
+    }
     if (!o_.json.empty()) write_file_atomically(o_.json, result_.dump(1) + "\n");
     return 0;
 }
@@ -441,7 +451,6 @@ int main(int argc, char** argv) try {
     app.add_flag("--cpu-time", o.cpu_time, "Measure the process' CPU time (with --threads 1)");
     app.add_option("--json", o.json, "File for the result");
     CLI11_PARSE(app, argc, argv);
-    if (o.threads > 0) at::set_num_threads(o.threads);
     if (o.cpu_time) Clock::id = CLOCK_PROCESS_CPUTIME_ID;
     std::setvbuf(stdout, nullptr, _IOLBF, 0);
     return Bench(o).run();

@@ -18,6 +18,7 @@
 #include <map>
 
 #include "backbone/buffer_pool.h"
+#include "backbone/compute_thread.h"
 #include "backbone/frozen_gemm.h"
 #include "base/bytes.h"
 #include "base/error.h"
@@ -301,14 +302,15 @@ int main(int argc, char** argv) try {
     app.add_option("--warmup", o.warmup);
     app.add_option("--threads", o.threads);
     CLI11_PARSE(app, argc, argv);
-    if (o.threads > 0) at::set_num_threads(o.threads);
     if (o.list_methods) {
         for (const std::string& name : method_names()) std::printf("%s\n", name.c_str());
         return 0;
     }
     if (o.model.empty()) fail(Code::invalid_argument, "--model is missing");
     if (!o.write_rows.empty()) return write_rows(o), 0;
-    return run(o);
+    int result = 0;
+    ComputeThread(o.threads).run([&] { result = run(o); });  // as behind the C API
+    return result;
 } catch (const Error& e) {
     std::fprintf(stderr, "train_bench: %s\n", e.what());
     return 1;

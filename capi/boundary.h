@@ -12,6 +12,7 @@
 #include <string_view>
 #include <type_traits>
 
+#include "backbone/compute_thread.h"
 #include "base/config.h"
 #include "handle.h"
 
@@ -28,6 +29,7 @@ polyad_status* status_from_current_exception() noexcept;
 /// Runs `body`; NULL when it returned, a status when it threw.
 template <class Body>
 polyad_status* guarded(Body&& body) noexcept {
+    const OneCore caller;
     try {
         body();
         return nullptr;

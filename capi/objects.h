@@ -7,7 +7,7 @@
 #include <memory>
 
 #include "backbone/backbone.h"
-#include "base/compute_thread.h"
+#include "backbone/compute_thread.h"
 #include "boundary.h"
 #include "data/dataset.h"
 #include "routing/skillset.h"

@@ -6,7 +6,7 @@
 #include <system_error>
 #include <utility>
 
-#include "base/compute_thread.h"
+#include "backbone/compute_thread.h"
 
 namespace polyad {
 namespace {

@@ -6,8 +6,8 @@
 
 #include <algorithm>
 
+#include "backbone/compute_thread.h"
 #include "backbone/device.h"
-#include "base/compute_thread.h"
 #include "base/error.h"
 
 namespace polyad {

@@ -14,8 +14,8 @@
 #include <utility>
 
 #include "backbone/buffer_pool.h"
+#include "backbone/compute_thread.h"
 #include "backbone/device.h"
-#include "base/compute_thread.h"
 #include "base/error.h"
 #include "base/log.h"
 #include "evaluation/routing_statistics.h"

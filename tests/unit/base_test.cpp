@@ -3,15 +3,12 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-#include <atomic>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <set>
-#include <thread>
 
 #include "base/bytes.h"
-#include "base/compute_thread.h"
 #include "base/config.h"
 #include "base/error.h"
 #include "base/mapped_pages.h"
@@ -137,27 +134,6 @@ TEST(Utf8, FindsTheFirstBadByte) {
     for (const char* bad :
          {"ab\xff", "ab\xc0\x80", "ab\xed\xa0\x80", "ab\xf4\x90\x80\x80", "ab\xe2\x82", "ab\xf0\x80\x80\x80"})
         EXPECT_EQ(find_invalid_utf8(bad), 2u) << bad;
-}
-
-TEST(ComputeThread, RunsOneAtATimeAndPassesErrorsOn) {
-    ComputeThread compute(1);
-    std::atomic<int> inside{0}, most{0}, total{0};
-    std::vector<std::thread> callers;
-    for (int t = 0; t < 8; ++t)
-        callers.emplace_back([&] {
-            for (int i = 0; i < 50; ++i)
-                compute.run([&] {
-                    most = std::max(most.load(), ++inside);
-                    ++total;
-                    --inside;
-                });
-        });
-    for (auto& caller : callers) caller.join();
-    EXPECT_EQ(most, 1);
-    EXPECT_EQ(total, 400);
-    refusal(Code::bad_data, [&] { compute.run([] { fail(Code::bad_data, "x"); }); });
-    compute.run([&] { compute.run([&] { ++total; }); });
-    EXPECT_EQ(total, 401);
 }
 
 }  // namespace

@@ -1,21 +1,44 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "base/compute_thread.h"
+#include "backbone/compute_thread.h"
 
+#include <ATen/Parallel.h>
 #include <omp.h>
 #if defined(__linux__)
 #include <sys/resource.h>
 #endif
 
+#include <chrono>
 #include <exception>
 #include <utility>
 
 namespace polyad {
+namespace {
+
+constexpr std::chrono::milliseconds idle_team{100};  ///< steps in a loop follow each other faster
+
+/// For the calling thread's parallel regions from now on; 0 leaves the choice.
+void use_threads(int count) {
+    // LibTorch sets OpenMP's count to its own when a thread comes to one of its loops for the first time.
+    at::internal::lazy_init_num_threads();  // ours, inlined
+    at::get_num_threads();                  // its own
+    if (count > 0) omp_set_num_threads(count);
+}
+
+}  // namespace
 
 void work_in_background() {
-    omp_set_num_threads(1);
+    use_threads(1);
 #if defined(__linux__)
     setpriority(PRIO_PROCESS, 0, 10);  // of this thread alone; where it is refused it does not give way
 #endif
+}
+
+OneCore::OneCore() noexcept : before_(omp_get_max_threads()) {
+    use_threads(1);
+}
+
+OneCore::~OneCore() {
+    omp_set_num_threads(before_);
 }
 
 ComputeThread::~ComputeThread() {
@@ -51,10 +74,14 @@ void ComputeThread::run(const std::function<void()>& work) {
 }
 
 void ComputeThread::loop() {
-    if (threads_ > 0) omp_set_num_threads(threads_);
+    use_threads(threads_);
+    const auto called = [&] { return stop_ || work_; };
     std::unique_lock lock(mutex_);
     for (;;) {
-        wake_.wait(lock, [&] { return stop_ || work_; });
+        if (!wake_.wait_for(lock, idle_team, called)) {
+            omp_pause_resource(omp_pause_soft, omp_get_initial_device());
+            wake_.wait(lock, called);
+        }
         if (!work_) return;
         const auto* work = std::exchange(work_, nullptr);
         lock.unlock();
