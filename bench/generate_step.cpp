@@ -11,6 +11,7 @@
 #include <fstream>
 #include <iterator>
 
+#include "backbone/compute_thread.h"
 #include "base/error.h"
 #include "serving/generate.h"
 

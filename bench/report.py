@@ -152,7 +152,7 @@ def serving_bars(result, bars):
     if "publish" in result:
         one = result["publish"]
         bars.append(("serving: the longest step while a version is published, steps longer than usual "
-                     f"({one['longer_by_one_while_publishing']} of {one['steps_while_publishing']} by more than one; without: "
+                     f"({one['longer_by_one_while_publishing']} of {one['steps_while_publishing']} by more than one; without any: "
                      f"{one['steps_longer_without']:.2f}, {one['longer_by_one']} of {one['steps']}; the system's own gaps: "
                      f"{one['longest_gap_of_the_system']:.2f})", one["steps_longer"], "<=", 1.0))
 

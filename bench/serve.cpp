@@ -312,9 +312,10 @@ void Bench::publishing() {
     publisher.run([] { work_in_background(); });
     std::vector<double> quiet, busy, publishes;
     std::atomic<bool> inside{false};
-    const auto batch = [&](std::vector<double>* steps) {
+    const auto batch = [&](std::vector<double>* steps, const std::function<void()>& after_prompts = {}) {
         for (int r = 0; r < o_.rows; ++r) engine.submit(request(r, "poly", text("task", r % 8)));
-        engine.step();  // prompts
+        engine.step();
+        if (after_prompts) after_prompts();
         for (int left = 1; left > 0;) {
             const bool before = inside;
             const auto at = Clock::now();
@@ -325,18 +326,22 @@ void Bench::publishing() {
     batch(nullptr);
     for (int round = 0; round < 2 * o_.rounds; ++round) {
         for (int i = 0; i < 3; ++i) batch(&quiet);
-        inside = true;
-        std::thread beside([&] {
-            const auto begin = Clock::now();
-            publisher.run([&] { engine.publish("poly", *poly); });
-            publishes.push_back(since(begin));
-            inside = false;
-        });
+        std::thread beside;
+        const auto publish = [&] {
+            inside = true;
+            beside = std::thread([&] {
+                const auto begin = Clock::now();
+                publisher.run([&] { engine.publish("poly", *poly); });
+                publishes.push_back(since(begin));
+                inside = false;
+            });
+        };
+        batch(&busy, publish);
         while (inside) batch(&busy);
         beside.join();
     }
     const Summary alone = summary(quiet), during = summary(busy);
-    const double gap = longest_gap(threads(), 10) / alone.median;
+    const double gap = o_.cpu_time ? 0 : longest_gap(threads(), 10) / alone.median;
     const auto longer = [&](const std::vector<double>& steps) {
         return std::count_if(steps.begin(), steps.end(), [&](double one) { return one > 2 * alone.median; });
     };

@@ -29,8 +29,8 @@ polyad_status* status_from_current_exception() noexcept;
 /// Runs `body`; NULL when it returned, a status when it threw.
 template <class Body>
 polyad_status* guarded(Body&& body) noexcept {
-    const OneCore caller;
     try {
+        const OneCore caller;
         body();
         return nullptr;
     } catch (...) {

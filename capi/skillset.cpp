@@ -84,8 +84,9 @@ polyad_status* polyad_skillset_add_task(polyad_skillset* skillset, const polyad_
         if (index < 0) fail(Code::unknown_task, "the dataset has no task '", name, "'");
         const Exclusive hold(object->use, "skillset");
         const uint64_t seed = object->skillset->tasks().size();
-        add_task(*object->skillset, data->dataset->tasks()[index],
-                 start ? required_string(start, "start") : "fresh", seed);
+        const std::string how = start ? required_string(start, "start") : "fresh";
+        object->backbone->context->compute->run(
+            [&] { add_task(*object->skillset, data->dataset->tasks()[index], how, seed); });
     });
 }
 
@@ -112,8 +113,9 @@ polyad_status* polyad_skillset_task_weights(const polyad_skillset* skillset, con
             fail(Code::invalid_argument, "'weights' is NULL but capacity is ", capacity);
         const std::string name = required_string(task, "task");
         const Shared hold(object->use, "skillset");
-        const std::vector<float> all =
-            object->skillset->method().task_weights(object->skillset->task_index(name));
+        std::vector<float> all;
+        object->backbone->context->compute->run(
+            [&] { all = object->skillset->method().task_weights(object->skillset->task_index(name)); });
         std::copy_n(all.begin(), std::min(capacity, all.size()), weights);
         *count = all.size();
     });

@@ -11,17 +11,23 @@
 #include <exception>
 #include <utility>
 
+// Of the MKL inside LibTorch, where it has one: a thread's own setting (0 = none) goes before OpenMP's.
+extern "C" __attribute__((weak)) int MKL_Set_Num_Threads_Local(int count);
+
 namespace polyad {
 namespace {
 
 constexpr std::chrono::milliseconds idle_team{100};  ///< steps in a loop follow each other faster
 
-/// For the calling thread's parallel regions from now on; 0 leaves the choice.
-void use_threads(int count) {
-    // LibTorch sets OpenMP's count to its own when a thread comes to one of its loops for the first time.
+/// For the calling thread's parallel regions from now on; 0 leaves the choice. MKL's setting before.
+int use_threads(int count) {
+    // LibTorch sets OpenMP's count, and MKL's, to its own when a thread comes to one of its loops for the
+    // first time.
     at::internal::lazy_init_num_threads();  // ours, inlined
     at::get_num_threads();                  // its own
-    if (count > 0) omp_set_num_threads(count);
+    if (count == 0) return 0;
+    omp_set_num_threads(count);
+    return MKL_Set_Num_Threads_Local ? MKL_Set_Num_Threads_Local(count) : 0;
 }
 
 }  // namespace
@@ -33,12 +39,11 @@ void work_in_background() {
 #endif
 }
 
-OneCore::OneCore() noexcept : before_(omp_get_max_threads()) {
-    use_threads(1);
-}
+OneCore::OneCore() : before_(omp_get_max_threads()), mkl_before_(use_threads(1)) {}
 
 OneCore::~OneCore() {
     omp_set_num_threads(before_);
+    if (MKL_Set_Num_Threads_Local) MKL_Set_Num_Threads_Local(mkl_before_);
 }
 
 ComputeThread::~ComputeThread() {
@@ -56,13 +61,16 @@ ComputeThread::~ComputeThread() {
 }
 
 void ComputeThread::run(const std::function<void()>& work) {
-    if (thread_.get_id() == std::this_thread::get_id()) return work();
+    if (id_ == std::this_thread::get_id()) return work();
     std::unique_lock lock(mutex_);
     finished_.wait(lock, [&] { return !busy_; });
+    if (!thread_.joinable()) {
+        thread_ = std::thread([this] { loop(); });
+        id_ = thread_.get_id();
+    }
     busy_ = true;
     done_ = false;
     work_ = &work;
-    if (!thread_.joinable()) thread_ = std::thread([this] { loop(); });
     wake_.notify_all();
     finished_.wait(lock, [&] { return done_; });
     busy_ = false;
@@ -74,12 +82,11 @@ void ComputeThread::run(const std::function<void()>& work) {
 }
 
 void ComputeThread::loop() {
-    use_threads(threads_);
     const auto called = [&] { return stop_ || work_; };
     std::unique_lock lock(mutex_);
     for (;;) {
         if (!wake_.wait_for(lock, idle_team, called)) {
-            omp_pause_resource(omp_pause_soft, omp_get_initial_device());
+            omp_pause_resource_all(omp_pause_soft);  // of this thread's team
             wake_.wait(lock, called);
         }
         if (!work_) return;
@@ -87,6 +94,7 @@ void ComputeThread::loop() {
         lock.unlock();
         std::exception_ptr error;
         try {
+            use_threads(threads_);
             const Scope scope = enter_ ? enter_() : nullptr;
             (*work)();
         } catch (...) {

@@ -5,9 +5,10 @@
 //
 // Teams that rest cost those that work: where all teams together have more threads than the process has
 // cores, libgomp's threads sleep at the end of each parallel region instead of waiting awake, and a decoding
-// step, which has hundreds of regions, takes one and a half times to twice as long.
+// step, which has hundreds of regions, takes up to two and a half times as long.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <functional>
 #include <memory>
@@ -22,16 +23,17 @@ namespace polyad {
 void work_in_background();
 
 /// A host's thread inside a call: what it does itself it does on one core, without a team of its own that
-/// would stay behind. OpenMP's setting of the thread is afterwards what it was.
+/// would stay behind. OpenMP's setting of the thread (and MKL's) is afterwards what it was.
 class OneCore {
   public:
-    OneCore() noexcept;
+    OneCore();
     ~OneCore();
     OneCore(const OneCore&) = delete;
     OneCore& operator=(const OneCore&) = delete;
 
   private:
     const int before_;
+    int mkl_before_;
 };
 
 class ComputeThread {
@@ -39,7 +41,7 @@ class ComputeThread {
     /// What a piece of work runs inside of; dropped on the thread when the work is done.
     using Scope = std::shared_ptr<void>;
 
-    /// `threads` OpenMP threads for the work; 0 = OpenMP's own choice. The thread starts with the first
+    /// `threads` OpenMP threads for the work; 0 = what OpenMP would use. The thread starts with the first
     /// run(); its team ends when it has had no work for a while. `enter` is called on it before each piece
     /// of work.
     explicit ComputeThread(int threads, std::function<Scope()> enter = {})
@@ -63,6 +65,7 @@ class ComputeThread {
     std::exception_ptr error_;
     bool busy_ = false, done_ = false, stop_ = false;
     std::thread thread_;
+    std::atomic<std::thread::id> id_{};  ///< of thread_, for callers without the lock
 };
 
 }  // namespace polyad

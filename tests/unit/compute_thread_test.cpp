@@ -3,13 +3,18 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/add.h>
+#include <ATen/ops/mm.h>
 #include <ATen/ops/ones.h>
 #include <gtest/gtest.h>
 #include <omp.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <filesystem>
+#include <set>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -18,36 +23,60 @@
 namespace polyad {
 namespace {
 
-/// Threads of this process.
-int threads_now() {
-    int count = 0;
-    for (const auto& one : std::filesystem::directory_iterator("/proc/self/task")) count += one.exists();
-    return count;
+using Ids = std::set<int>;
+
+Ids threads_of_the_process() {
+    Ids ids;
+    for (const auto& one : std::filesystem::directory_iterator("/proc/self/task"))
+        ids.insert(std::stoi(one.path().filename()));
+    return ids;
 }
 
-/// The same when threads that are on their way out are gone.
-int threads_at_rest() {
-    for (int before = threads_now();;) {
-        std::this_thread::sleep_for(std::chrono::milliseconds(100));
-        const int now = threads_now();
-        if (now == before) return now;
-        before = now;
+/// How many of `ids` are threads of this process.
+size_t alive(const Ids& ids) {
+    const Ids all = threads_of_the_process();
+    return static_cast<size_t>(
+        std::count_if(ids.begin(), ids.end(), [&](int id) { return all.contains(id); }));
+}
+
+/// The threads of a parallel region of the calling thread.
+Ids team() {
+    Ids ids;
+#pragma omp parallel
+    {
+#pragma omp critical
+        ids.insert(gettid());
     }
+    return ids;
 }
 
-/// A loop large enough for LibTorch to share out.
+/// A loop and a product, both large enough for LibTorch to share out.
 void use_libtorch() {
     const at::Tensor a = at::ones({512, 512});
-    EXPECT_EQ(at::add(a, 1).const_data_ptr<float>()[5], 2);
+    EXPECT_EQ(at::mm(a, at::add(a, 1)).const_data_ptr<float>()[5], 1024);
 }
 
-/// How many threads a parallel region of the calling thread has.
-int team() {
-    std::atomic<int> size{0};
-#pragma omp parallel
-    ++size;
-    return size;
+/// What use_libtorch() starts on a thread that works alone: nothing.
+void expect_no_team() {
+    const Ids before = threads_of_the_process();
+    use_libtorch();
+    Ids after = threads_of_the_process();
+    std::erase_if(after, [&](int id) { return before.contains(id); });
+    EXPECT_TRUE(after.empty()) << after.size() << " threads more";
+    EXPECT_EQ(team().size(), 1u);
 }
+
+/// A host that uses LibTorch as well, and has told it so.
+class HostOfLibTorch {
+  public:
+    explicit HostOfLibTorch(int threads) : before_(at::get_num_threads()) { at::set_num_threads(threads); }
+    ~HostOfLibTorch() { at::set_num_threads(before_); }
+    HostOfLibTorch(const HostOfLibTorch&) = delete;
+    HostOfLibTorch& operator=(const HostOfLibTorch&) = delete;
+
+  private:
+    const int before_;
+};
 
 TEST(ComputeThread, RunsOneAtATimeAndPassesErrorsOn) {
     ComputeThread compute(1);
@@ -71,52 +100,43 @@ TEST(ComputeThread, RunsOneAtATimeAndPassesErrorsOn) {
 }
 
 TEST(ComputeThread, KeepsItsNumberOfThreadsWhateverLibTorchIsTold) {
-    const int before = at::get_num_threads();
-    at::set_num_threads(2);  // a host that uses LibTorch as well
-    for (const int wanted : {1, 3}) {
-        ComputeThread compute(wanted);
+    const HostOfLibTorch host(2);
+    for (const size_t wanted : {1, 3}) {
+        ComputeThread compute(static_cast<int>(wanted));
         compute.run([&] {
             use_libtorch();
-            EXPECT_EQ(at::get_num_threads(), wanted);
-            EXPECT_EQ(team(), wanted);
+            EXPECT_EQ(team().size(), wanted);
         });
     }
     std::thread([] {
         work_in_background();
-        use_libtorch();
-        EXPECT_EQ(team(), 1);
+        expect_no_team();
     }).join();
-    at::set_num_threads(before);
 }
 
 TEST(ComputeThread, ATeamThatHasNoWorkEnds) {
     ComputeThread compute(5);
-    const int alone = threads_at_rest();
     for (int round = 0; round < 2; ++round) {  // and comes back with the next work
-        compute.run([&] {
-            EXPECT_EQ(team(), 5);
-            EXPECT_GE(threads_now(), alone + 5);
-        });
-        int now = threads_now();
-        for (int i = 0; i < 1000 && now > alone + 1; ++i) {
+        Ids ids;
+        compute.run([&] { ids = team(); });
+        EXPECT_EQ(ids.size(), 5u);
+        for (int i = 0; i < 1000 && alive(ids) > 1; ++i)
             std::this_thread::sleep_for(std::chrono::milliseconds(10));
-            now = threads_now();
-        }
-        EXPECT_EQ(now, alone + 1) << "round " << round;
+        EXPECT_EQ(alive(ids), 1u) << "round " << round;
     }
 }
 
 TEST(OneCore, AHostsThreadGrowsNoTeamAndKeepsItsSetting) {
+    const HostOfLibTorch host(2);
     std::thread([] {
         omp_set_num_threads(4);
-        const int before = threads_at_rest();
+        { const OneCore first; }  // LibTorch may start threads of its own with a thread's first call
         {
             const OneCore caller;
-            use_libtorch();
-            EXPECT_EQ(team(), 1);
-            EXPECT_EQ(threads_now(), before);
+            expect_no_team();
         }
         EXPECT_EQ(omp_get_max_threads(), 4);
+        EXPECT_EQ(team().size(), 4u);
     }).join();
 }
 

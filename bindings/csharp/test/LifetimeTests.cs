@@ -215,8 +215,8 @@ namespace Polyad.Tests
                     clock.Restart();
                     GC.Collect();
                     // Without a rest a thread that waits for the end of a collection wakes up in the next one, for minutes.
-                    TimeSpan end = clock.Elapsed + clock.Elapsed;
-                    while (clock.Elapsed < end) Thread.SpinWait(10);
+                    TimeSpan taken = clock.Elapsed;
+                    while (clock.Elapsed < taken + taken) Thread.SpinWait(10);
                 }
             });
             collector.Start();
