@@ -19,7 +19,7 @@ namespace {
 
 constexpr std::chrono::milliseconds idle_team{100};  ///< steps in a loop follow each other faster
 
-/// For the calling thread's parallel regions from now on; 0 leaves the choice. MKL's setting before.
+/// For the calling thread's parallel regions from now on; 0 leaves the choice. Returns MKL's setting before.
 int use_threads(int count) {
     // LibTorch sets OpenMP's count, and MKL's, to its own when a thread comes to one of its loops for the
     // first time.

@@ -32,8 +32,7 @@ class OneCore {
     OneCore& operator=(const OneCore&) = delete;
 
   private:
-    const int before_;
-    int mkl_before_;
+    const int before_, mkl_before_;
 };
 
 class ComputeThread {
